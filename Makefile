@@ -1,0 +1,60 @@
+# Two commands for a fresh machine: `make demo` runs the main job, `make test` passes the tests.
+# Everything lives in .venv, installed from requirements.lock (exact versions, hashes checked).
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test lint bench docs lock clean
+
+help:  ## say what each target does
+	@sed -n 's/^\([a-z]*\):.*##/make \1	/p' Makefile | expand -t 16
+	@echo "Python 3.12 or newer is taken from PYTHON (now: $(PYTHON)); make PYTHON=/path/to/python3.12 names another."
+
+env: .venv/.stamp  ## make .venv with the locked versions
+
+demo: env  ## the whole job on the bundled cohort, into demo_out
+	$(BIN)/reinfuse demo --out demo_out
+
+test: env  ## the tests, notebook included
+	$(BIN)/pytest
+
+lint: env  ## style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: env  ## the simulator beside its peers
+	$(BIN)/python benchmarks/bench_simulation.py
+
+docs: env  ## the documentation, into docs/_build/html; a warning is an error
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+lock: env  ## compute requirements.lock anew from pyproject.toml (UPGRADE=--upgrade for newer versions)
+	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.12 --generate-hashes \
+	    --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
+	    --quiet $(UPGRADE) --output-file requirements.lock
+
+clean:  ## remove caches, builds and generated kernels (not .venv, not demo_out)
+	rm -rf build dist *.egg-info docs/_build model/kernels/generated
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage htmlcov
+	find model fits scripts tests benchmarks notebooks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+# What PYTHON is: "3.11.7 old", "3.13.0 fine", or nothing where it cannot be run.
+found = $(shell "$(PYTHON)" -c 'import sys; v = sys.version_info; sys.stdout.write("%d.%d.%d " % v[:3] + ("fine" if v >= (3, 12) else "old"))' 2>/dev/null)
+remedy = reinfuse needs Python 3.12 or newer; name one with: make PYTHON=/path/to/python3.12
+
+.venv/.stamp: requirements.lock pyproject.toml
+	$(if $(found),,$(error '$(PYTHON)' was not found or does not run; $(remedy)))
+	$(if $(filter old,$(found)),$(error '$(PYTHON)' is Python $(firstword $(found)); $(remedy)))
+	@echo "Making .venv with Python $(firstword $(found)) and the packages of requirements.lock: about a minute, 1.3 GB"
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != $(venv_version))' || "$(PYTHON)" -m venv --clear .venv
+	$(BIN)/python -m pip install -qq --require-hashes --no-deps -r requirements.lock
+	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip check
+	@touch $@
+
+# Python of an environment that is already there: "(3, 13)", or "()", which equals no version.
+venv_version = $(shell $(BIN)/python -c 'import sys, pip; print(sys.version_info[:2])' 2>/dev/null || echo "()")

@@ -1,0 +1,1 @@
+"""What the data say: cohorts, the hierarchical fit, its diagnosis, retreatment, figures and reports."""

@@ -1,0 +1,1 @@
+"""What happens in a patient: parameters, products, courses, equations, simulation and response."""

@@ -1,0 +1,20 @@
+"""Fixtures that every folder of tests may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder `shared` beside the checkout: real cohort and reference data, never part of the project."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        reason = f"../shared is not beside this checkout: {folder} is no folder"
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{reason}; CI must have it", pytrace=False)
+        pytest.skip(reason)
+    return folder
