@@ -1,0 +1,1 @@
+"""The registry of models: one file per ODE model, each read like the paper."""
