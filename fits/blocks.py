@@ -1,0 +1,466 @@
+"""Hamiltonian Monte Carlo within Gibbs: every patient has a step size of its own.
+
+NUTS has one step size for everyone, and the oddest patient of a cohort sets it. But given the population, patients are
+independent. A sweep has four moves, each of which leaves the posterior invariant:
+
+1. *Patients*: each takes a Hamiltonian trajectory of its deviations given the population, all in one kernel call, with
+   its own step size and its own acceptance. Patients whose geometry allows only short steps take further ones. Then
+   each takes random steps along differences of its own warm-up states (differential evolution with a fixed archive, ter
+   Braak & Vrugt 2008), which follow ridges and jump between modes.
+2. *Spread*: given every patient's own parameters (population value plus deviation), the likelihood no longer speaks:
+   population values that vary between patients are a Gaussian regression (drawn exactly), the spreads omega one
+   dimensional (Metropolis steps from a close approximation). This costs no solve.
+3. *Shared*: population values that do not vary between patients take a Hamiltonian trajectory on which each patient's
+   own values move along by their linear response (see `geometry`): the mean response moves the population values, the
+   rest the deviations; a shear with unit Jacobian.
+4. *Scale*: the logarithms of omega take a Hamiltonian trajectory on which each patient's deviations are scaled, the
+   less the better its data inform them. With move 2 this mixes for well and for badly informed effects alike
+   (interweaving of a sufficient and an ancillary augmentation, Yu & Meng 2011).
+
+The work grows linearly with the number of patients. Step sizes and masses adapt during warm-up only.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from reinfuse.model.kernels.lanes import WIDTH
+
+from .coordinates import Coordinates, Floats, LogDensity
+from .geometry import Posterior
+
+type Tick = Callable[[int], None]
+
+PATIENT_LEAPFROGS: Final = 5
+PATIENT_LONGEST: Final = 0.45  # of a step, in units of a patient's site: a trajectory of about 2
+SHARED_LEAPFROGS: Final = 6
+SHARED_LONGEST: Final = 0.4
+SCALE_LEAPFROGS: Final = 4
+SCALE_LONGEST: Final = 0.5
+TARGET: Final = 0.8  # acceptance
+HARD: Final = 0.3  # patients with shorter steps take further trajectories
+FURTHER: Final = 4
+SPREAD_STEPS: Final = 3
+DIFFERENCE_STEPS: Final = 3
+DIFFERENCE_JITTER: Final = 0.02  # sd of the noise added to a difference, in units of the prior's
+DIVERGENT: Final = 1000.0  # energy error that counts as a divergence, as in Stan
+CURVATURE_STEP: Final = 1e-3
+
+
+@dataclass
+class DualAveraging:
+    """Step sizes that settle at an acceptance (Hoffman & Gelman 2014, section 3.2); arrays adapt entry by entry."""
+
+    step: Floats
+    longest: float
+    target: float = TARGET
+    _mean: Floats = field(init=False)
+    _error: Floats = field(init=False)
+    _smooth: Floats = field(init=False)
+    _count: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self._mean = np.log(np.minimum(self.step * 2.0, self.longest))
+        self._error, self._smooth = np.zeros_like(self.step), np.log(self.step)
+
+    def update(self, chance: Floats) -> None:
+        """Learn from an acceptance probability."""
+        self._count += 1
+        gain = 1.0 / (self._count + 10.0)
+        self._error = (1.0 - gain) * self._error + gain * (self.target - chance)
+        log_step = np.minimum(self._mean - np.sqrt(self._count) / 0.05 * self._error, np.log(self.longest))
+        log_step = np.maximum(log_step, np.log(1e-4))
+        weight = self._count**-0.75
+        self._smooth = weight * log_step + (1.0 - weight) * self._smooth
+        self.step = np.exp(log_step)
+
+    def settle(self) -> None:
+        """Take the averaged step sizes."""
+        self.step = np.exp(self._smooth)
+
+
+@dataclass(frozen=True)
+class Regression:
+    """Patients' own values of one effect: ``X gamma + deviation``; ``columns`` are places of gamma in ``h``."""
+
+    effect: int
+    columns: NDArray[np.int64]
+    matrix: Floats
+
+
+def regressions(posterior: Posterior) -> list[Regression]:
+    """For each random effect, the population values and product effects that shift it.
+
+    Where every patient has one infusion, a product effect on an infusion's multiplier (fitness on rho, gate on tg,
+    potency on KE) shifts the patient's own value just the same: the model knows only the product of the two.
+    """
+    problem, made = posterior.problem, posterior.design
+    found = []
+    for k, name in enumerate(problem.random):
+        c = problem.column(name)
+        if c is None:
+            continue
+        columns = [d for d in range(posterior.d) if made.by_population[:, c, d].any()]
+        matrix = [made.by_population[:, c, d] for d in columns]
+        for e, effect in enumerate(problem.effects):
+            slot = problem.column(f"{effect.slot_field}_1")
+            if effect.parameter == name and effect.slot_field is None:
+                x = made.by_effect[:, c, e]
+            elif effect.parameter == name and problem.slots == 1 and slot is not None:
+                x = made.by_effect[:, slot, e]
+            else:
+                continue
+            columns.append(posterior.d + posterior.spreads + e)
+            matrix.append(x)
+        found.append(Regression(k, np.array(columns, dtype=np.int64), np.array(matrix).reshape(-1, problem.n).T))
+    return found
+
+
+@dataclass
+class Sampler:
+    """One chain: population ``h``, deviations ``b``, and what it has learnt."""
+
+    posterior: Posterior
+    coordinates: Coordinates
+    log_density: LogDensity
+    rng: np.random.Generator
+    h: Floats
+    b: Floats
+    steps: DualAveraging
+    shared_step: DualAveraging
+    scale_step: DualAveraging
+    models: list[Regression] = field(init=False)
+    centres: list[tuple[int, int]] = field(init=False)
+    freedom: Floats = field(init=False)
+    archive: list[Floats] = field(default_factory=list, init=False)
+    shared: NDArray[np.int64] = field(init=False)
+    mass_root: Floats = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.models = regressions(self.posterior)
+        moved = np.concatenate([m.columns for m in self.models] + [self.posterior.log_sd]).astype(np.int64)
+        self.shared = np.setdiff1d(np.arange(self.h.size), moved)
+        self.mass_root = np.eye(self.shared.size)
+        self.centres = [(m.effect, int(m.columns[0])) for m in self.models if m.columns.size]
+        prior = np.exp(-2.0 * self.h[self.posterior.log_sd])
+        covariance = np.linalg.inv(self.coordinates.sites.precision + np.diag(prior))
+        self.freedom = np.clip(np.einsum("nqq->nq", covariance) * prior, 0.0, 1.0)
+
+    # ------------------------------------------------------------------ patients
+
+    def patients(self, tune: bool, further: NDArray[np.int64] | None = None) -> tuple[Floats, int]:
+        """A trajectory of every patient's deviations (or of some patients'), given the population."""
+        n, _ = self.b.shape
+        root = self.coordinates.roots(self.h)
+        density = self.posterior.conditional(self.h, further)
+        value, gradient = density(self.b)
+        momentum = self.rng.standard_normal(self.b.shape)
+        step = (self.steps.step * self.rng.uniform(0.8, 1.2, n))[:, None]
+        p, y, g, v = momentum, self.b, gradient, value
+        with np.errstate(over="ignore", invalid="ignore"):  # trajectories that run away are rejected below
+            for _ in range(PATIENT_LEAPFROGS):
+                p = p + 0.5 * step * np.einsum("nqr,nq->nr", root, g)
+                y = y + step * np.einsum("nqr,nr->nq", root, p)
+                v, g = density(y)
+                p = p + 0.5 * step * np.einsum("nqr,nq->nr", root, g)
+            error = value - 0.5 * (momentum**2).sum(axis=1) - v + 0.5 * (p**2).sum(axis=1)
+        error = np.where(np.isfinite(error), error, np.inf)
+        chance = np.exp(np.minimum(-error, 0.0))
+        accepted = self.rng.uniform(size=n) < chance
+        if further is not None:
+            mine = np.zeros(n, dtype=bool)
+            mine[further] = True
+            accepted &= mine
+            error = np.where(mine, error, 0.0)
+        self.b = np.where(accepted[:, None], y, self.b)
+        if tune and further is None:
+            self.steps.update(chance)
+        return chance, int((error > DIVERGENT).sum())
+
+    def differences(self) -> None:
+        """Random steps of every patient along the differences of its warm-up states."""
+        n, q = self.b.shape
+        count = len(self.archive)
+        if count < 4 * q:
+            return
+        archive = np.asarray(self.archive)
+        density = self.posterior.conditional(self.h)
+        value, _ = density(self.b)
+        each = np.arange(n)
+        noise = DIFFERENCE_JITTER * np.exp(self.h[self.posterior.log_sd])
+        for _ in range(DIFFERENCE_STEPS):
+            first, second = self.rng.integers(count, size=n), self.rng.integers(count, size=n)
+            length = np.where(self.rng.uniform(size=n) < 0.2, 1.0, self.rng.uniform(0.2, 0.8, n))[:, None]
+            step = length * (archive[first, each] - archive[second, each])
+            proposal = self.b + step + noise * self.rng.standard_normal((n, q))
+            with np.errstate(over="ignore", invalid="ignore"):
+                new, _ = density(proposal)
+                accepted = np.log(self.rng.uniform(size=n)) < new - value
+            self.b = np.where(accepted[:, None], proposal, self.b)
+            value = np.where(accepted, new, value)
+
+    # ------------------------------------------------------------------ spread
+
+    def spread(self) -> None:
+        """Population values and spreads of the random effects, given the patients' own values."""
+        prior_mean, prior_sd = self.posterior.prior_mean, self.posterior.prior_sd
+        for model in self.models:
+            place = self.posterior.log_sd[model.effect]
+            own = model.matrix @ self.h[model.columns] + self.b[:, model.effect]
+            if model.columns.size:
+                precision = np.exp(-2.0 * self.h[place])
+                information = precision * model.matrix.T @ model.matrix + np.diag(prior_sd[model.columns] ** -2)
+                linear = precision * model.matrix.T @ own + prior_mean[model.columns] / prior_sd[model.columns] ** 2
+                root = np.linalg.cholesky(information)
+                mean = np.linalg.solve(information, linear)
+                noise = self.rng.standard_normal(model.columns.size)
+                self.h[model.columns] = mean + np.linalg.solve(root.T, noise)
+                self.b[:, model.effect] = own - model.matrix @ self.h[model.columns]
+        for place in np.unique(self.posterior.log_sd):
+            deviations = self.b[:, self.posterior.log_sd == place]
+            self.h[place] = self._spread_of(
+                float(self.h[place]), float((deviations**2).sum()), deviations.size, prior_mean[place], prior_sd[place]
+            )
+
+    def _spread_of(self, now: float, total: float, count: int, mean: float, sd: float) -> float:
+        """Metropolis steps of a log-spread, proposed by Student's t around the mode."""
+
+        def log_target(s: float) -> float:
+            return -count * s - 0.5 * total * float(np.exp(-2.0 * s)) - 0.5 * ((s - mean) / sd) ** 2
+
+        mode = now
+        bend = 1.0
+        for _ in range(50):
+            pull = total * float(np.exp(-2.0 * mode))
+            slope, bend = -count + pull - (mode - mean) / sd**2, 2.0 * pull + 1.0 / sd**2
+            move = float(np.clip(slope / bend, -0.5, 0.5))
+            mode += move
+            if abs(move) < 1e-10:
+                break
+        width = 1.1 / np.sqrt(bend)
+
+        def log_proposal(s: float) -> float:
+            return -3.0 * float(np.log1p(((s - mode) / width) ** 2 / 5.0))
+
+        for _ in range(SPREAD_STEPS):
+            new = mode + width * float(self.rng.standard_t(5.0))
+            ratio = log_target(new) - log_target(now) + log_proposal(now) - log_proposal(new)
+            if np.log(self.rng.uniform()) < ratio:
+                now = new
+        return now
+
+    # ------------------------------------------------------------------ shared
+
+    def _sheared(self, delta: Floats, response: Floats) -> tuple[Floats, Floats]:
+        """The state after a step of the shared values, with the patients' own values following."""
+        h = self.h.copy()
+        h[self.shared] += delta
+        move = np.einsum("nqs,s->nq", response, delta)
+        for effect, column in self.centres:
+            mean = float(move[:, effect].mean())
+            h[column] -= mean
+            move[:, effect] -= mean
+        return h, self.b - move
+
+    def _shared_density(self, response: Floats) -> Callable[[Floats], tuple[float, Floats]]:
+        lay = self.coordinates.layout
+        around, means = response.copy(), np.zeros((self.h.size, self.shared.size))
+        for effect, column in self.centres:
+            means[column] = response[:, effect].mean(axis=0)
+            around[:, effect] -= means[column]
+
+        def evaluate(delta: Floats) -> tuple[float, Floats]:
+            h, b = self._sheared(delta, response)
+            x = np.empty(lay.size)
+            x[lay.hyper], x[lay.block] = h, b
+            value, gradient = self.log_density(x)
+            g_h, g_b = gradient[lay.hyper], gradient[lay.block]
+            return value, g_h[self.shared] - means.T @ g_h - np.einsum("nqs,nq->s", around, g_b)
+
+        return evaluate
+
+    def _response(self) -> Floats:
+        """How each patient's deviations follow the shared values, (n, q, shared)."""
+        sites = self.coordinates.sites
+        total = sites.precision + np.diag(np.exp(-2.0 * self.h[self.posterior.log_sd]))
+        return np.asarray(np.linalg.solve(total, sites.cross[:, :, self.shared]))
+
+    def learn_mass(self, states: list[tuple[Floats, Floats]]) -> None:
+        """Mass of the shared move: its curvature, averaged over states."""
+        size = self.shared.size
+        keep = self.h, self.b
+        curvature = np.zeros((size, size))
+        for h, b in states:
+            self.h, self.b = h, b
+            density = self._shared_density(self._response())
+            for k in range(size):
+                e = np.zeros(size)
+                e[k] = CURVATURE_STEP * min(1.0, float(self.posterior.prior_sd[self.shared[k]]))
+                up, down = density(e)[1], density(-e)[1]
+                curvature[:, k] -= (up - down) / (2.0 * e[k])
+        self.h, self.b = keep
+        values, vectors = np.linalg.eigh(0.5 * (curvature + curvature.T) / len(states))
+        floor = 1.0 / float(self.posterior.prior_sd[self.shared].max()) ** 2
+        self.mass_root = vectors / np.sqrt(np.maximum(np.abs(values), floor))
+
+    def _trajectory(
+        self, density: Callable[[Floats], tuple[float, Floats]], mass_root: Floats, adapt: DualAveraging, count: int
+    ) -> tuple[Floats, float, float]:
+        """A Hamiltonian trajectory from 0; returns its end, the acceptance probability and the energy error."""
+        step = float(adapt.step[0]) * self.rng.uniform(0.5, 1.1)
+        momentum = self.rng.standard_normal(mass_root.shape[1])
+        value, g = density(np.zeros(mass_root.shape[0]))
+        delta, p, v = np.zeros(mass_root.shape[0]), momentum, value
+        for _ in range(count):
+            p = p + 0.5 * step * (mass_root.T @ g)
+            delta = delta + step * (mass_root @ p)
+            v, g = density(delta)
+            if not np.isfinite(v):
+                break
+            p = p + 0.5 * step * (mass_root.T @ g)
+        error = value - 0.5 * float(momentum @ momentum) - v + 0.5 * float(p @ p)
+        error = error if np.isfinite(error) else np.inf
+        return delta, float(np.exp(min(-error, 0.0))), error
+
+    def move_shared(self, tune: bool) -> tuple[float, int]:
+        """A trajectory of the shared values; the patients follow."""
+        response = self._response()
+        density = self._shared_density(response)
+        delta, chance, error = self._trajectory(density, self.mass_root, self.shared_step, SHARED_LEAPFROGS)
+        if self.rng.uniform() < chance:
+            self.h, self.b = self._sheared(delta, response)
+        if tune:
+            self.shared_step.update(np.array([chance]))
+        return chance, int(error > DIVERGENT)
+
+    def move_scale(self, tune: bool) -> tuple[float, int]:
+        """A trajectory of the log-spreads; deviations are scaled as far as the prior rules them."""
+        lay, log_sd = self.coordinates.layout, self.posterior.log_sd
+        places, index = np.unique(log_sd, return_inverse=True)
+        jacobian = np.bincount(index, weights=self.freedom.sum(axis=0))
+
+        def state(delta: Floats) -> tuple[Floats, Floats]:
+            h = self.h.copy()
+            h[places] += delta
+            return h, self.b * np.exp(self.freedom * delta[index])
+
+        def density(delta: Floats) -> tuple[float, Floats]:
+            h, b = state(delta)
+            x = np.empty(lay.size)
+            x[lay.hyper], x[lay.block] = h, b
+            value, gradient = self.log_density(x)
+            by_scale = (gradient[lay.block] * b * self.freedom).sum(axis=0)
+            slope = gradient[lay.hyper][places] + np.bincount(index, weights=by_scale) + jacobian
+            return value + float(jacobian @ delta), slope
+
+        width = np.diag(1.0 / np.sqrt(2.0 * self.b.shape[0] + self.posterior.prior_sd[places] ** -2))
+        delta, chance, error = self._trajectory(density, width, self.scale_step, SCALE_LEAPFROGS)
+        if self.rng.uniform() < chance:
+            self.h, self.b = state(delta)
+        if tune:
+            self.scale_step.update(np.array([chance]))
+        return chance, int(error > DIVERGENT)
+
+    def sweep(self, tune: bool) -> dict[str, float]:
+        """All moves."""
+        chance, divergent = self.patients(tune)
+        self.spread()
+        hard = np.flatnonzero(self.steps.step < HARD)
+        if hard.size:
+            worst = hard[np.argsort(self.steps.step[hard])][: 2 * WIDTH].astype(np.int64)
+            for _ in range(FURTHER):
+                divergent += self.patients(False, worst)[1]
+        self.differences()
+        accepted, more = self.move_shared(tune)
+        self.spread()
+        divergent += self.move_scale(tune)[1]
+        divergent += self.patients(tune)[1]
+        self.spread()
+        return {
+            "diverging": float(divergent + more > 0),
+            "n_steps": float(SHARED_LEAPFROGS + SCALE_LEAPFROGS + 2 * PATIENT_LEAPFROGS + DIFFERENCE_STEPS),
+            "step_size": float(self.shared_step.step[0]),
+            "mean_tree_accept": accepted,
+            "patient_accept": float(chance.mean()),
+            "smallest_patient_step": float(self.steps.step.min()),
+        }
+
+
+def sample_chain(
+    posterior: Posterior,
+    log_density: LogDensity,
+    coordinates: Coordinates,
+    *,
+    draws: int,
+    tune: int,
+    thin: int = 1,
+    seed: int,
+    tick: Tick,
+) -> xr.Dataset:
+    """One chain from a start near the centre.
+
+    Parameters
+    ----------
+    posterior, log_density
+        The same statistical model, patient by patient and as a whole.
+    coordinates
+        From `geometry.prepare`.
+    draws, tune, seed
+        Kept draws, warm-up sweeps; seed of this chain.
+    thin
+        Sweeps per kept draw.
+    tick
+        Told of each draw, warm-up included.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``x`` (draw, coordinate): flat vectors of the statistical model; and the statistics of every draw, of which
+        ``diverging`` says that some trajectory lost its energy by more than `DIVERGENT`.
+    """
+    rng = np.random.default_rng(seed)
+    lay = coordinates.layout
+    n = lay.block.shape[0]
+    x, _ = coordinates.expand(0.5 * rng.standard_normal(lay.size))
+    chain = Sampler(
+        posterior,
+        coordinates,
+        log_density,
+        rng,
+        x[lay.hyper].copy(),
+        x[lay.block].copy(),
+        DualAveraging(np.full(n, 0.2), PATIENT_LONGEST),
+        DualAveraging(np.full(1, 0.05), SHARED_LONGEST),
+        DualAveraging(np.full(1, 0.1), SCALE_LONGEST),
+    )
+    chain.learn_mass([(chain.h, chain.b)])
+    states: list[tuple[Floats, Floats]] = []
+    for sweep in range(tune):
+        chain.sweep(tune=True)
+        if sweep >= tune // 4:
+            chain.archive.append(chain.b.copy())
+        if sweep % max(1, tune // 24) == 0:
+            states.append((chain.h.copy(), chain.b.copy()))
+        if sweep + 1 in (tune // 6, tune // 2):
+            chain.learn_mass(states[-6:])
+            chain.shared_step = DualAveraging(np.full(1, 0.1), SHARED_LONGEST)
+        tick(1)
+    chain.steps.settle()
+    chain.shared_step.settle()
+    chain.scale_step.settle()
+    kept = np.empty((draws, lay.size))
+    statistics: dict[str, list[float]] = {}
+    for draw in range(draws):
+        swept = [chain.sweep(tune=False) for _ in range(thin)]
+        for name in swept[0]:
+            values = [s[name] for s in swept]
+            statistics.setdefault(name, []).append(max(values) if name == "diverging" else float(np.mean(values)))
+        kept[draw, lay.hyper] = chain.h
+        kept[draw, lay.block.ravel()] = chain.b.ravel()
+        tick(1)
+    columns = {name: (("draw",), np.array(values)) for name, values in statistics.items()}
+    return xr.Dataset({"x": (("draw", "coordinate"), kept)} | columns)

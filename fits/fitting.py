@@ -1,0 +1,263 @@
+"""A fit from cohort to run folder: pose, compile, explore, sample, predict, write."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+
+from .cohort import Cohort
+from .comparison import POPULATION_DRAWS, compare, integrated_loglik, leave_one_out
+from .coordinates import Coordinates
+from .geometry import Posterior, prepare
+from .holdout import forecast
+from .likelihood_op import LogDensity
+from .population import population_model
+from .problem import Problem, Specification, pose
+from .results import (
+    Draws,
+    curves,
+    layout,
+    log_likelihood,
+    observed,
+    posterior_draws,
+    predictions,
+    prior_draws,
+)
+from .run import RunFolder, provenance, settings_hash
+from .sampling import Settings, sample, sampler_name
+
+#: Opens a progress display: title and number of steps in, a function that advances it out.
+type Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+LIKELIHOOD_DRAWS: Final = 500
+LONGEST_CURVE: Final = 750.0
+FORECAST_UNTIL: Final = 130.0
+
+
+@dataclass
+class Clock:
+    """Wall seconds by stage."""
+
+    seconds: dict[str, float]
+    _since: float = 0.0
+
+    def start(self) -> None:
+        """Begin a stage."""
+        self._since = time.perf_counter()
+
+    def stop(self, stage: str) -> None:
+        """End it; the next begins."""
+        now = time.perf_counter()
+        self.seconds[stage] = round(now - self._since, 2)
+        self._since = now
+
+
+def _flattened(problem: Problem, values: xr.Dataset) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.asarray(values["x"].transpose("chain", "draw", "coordinate").to_numpy(), dtype=np.float64)
+
+
+def assemble(problem: Problem, sampled: xr.Dataset, rng: np.random.Generator) -> xr.DataTree:
+    """The tree of a posterior file from the sampler's flat draws."""
+    draws = Draws(problem, _flattened(problem, sampled))
+    thin = max(1, sampled.sizes["draw"] // max(1, LIKELIHOOD_DRAWS // sampled.sizes["chain"]))
+    few = Draws(problem, _flattened(problem, sampled.isel(draw=slice(None, None, thin))))
+    statistics = sampled.drop_vars("x")
+    last = float(problem.ob_time.max())
+    groups = {
+        "posterior": posterior_draws(problem, draws),
+        "prior": prior_draws(problem, rng),
+        "sample_stats": statistics,
+        "posterior_predictive": predictions(problem, draws, rng),
+        "log_likelihood": log_likelihood(problem, few),
+        "observed_data": observed(problem),
+        "curves": curves(problem, draws, min(last, LONGEST_CURVE)),
+    }
+    return xr.DataTree.from_dict({f"/{name}": dataset for name, dataset in groups.items()})
+
+
+def fit(
+    cohort: Cohort,
+    *,
+    out: Path,
+    source: Path | None = None,
+    specification: Specification | None = None,
+    settings: Settings | None = None,
+    cores: int = 2,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress,
+    command: list[str] | None = None,
+) -> RunFolder:
+    """Fit a cohort and write a run folder.
+
+    Parameters
+    ----------
+    cohort
+        A checked cohort.
+    out
+        The run folder.
+    source
+        The cohort file; the cohort's table is written where it is left out.
+    specification, settings
+        What to fit, and how to sample.
+    cores
+        Chains at a time.
+    resume
+        Re-use the finished chains of an earlier, interrupted fit with the same settings.
+    overwrite
+        Write into a folder that already holds a run.
+    progress
+        Progress display.
+    command
+        The command line, for the record.
+
+    Returns
+    -------
+    RunFolder
+
+    Raises
+    ------
+    ReinfuseError
+        If the folder may not be written, or the cohort cannot be fitted.
+    """
+    specification, settings = specification or Specification(), settings or Settings()
+    clock = Clock({})
+    clock.start()
+    run = RunFolder.create(out, resume=resume, overwrite=overwrite)
+    record: dict[str, Any] = {
+        "seed": settings.seed,
+        "cohort_sha256": cohort.sha256,
+        "sampler": sampler_name(settings),
+        "model": "bcma",
+        "options": "real",
+        "variant": specification.variant,
+        "settings": settings.as_dict(),
+        "random_effects": list(specification.random_effects),
+        "command": command,
+    }
+    run.write_provenance(provenance(status="running", wall_seconds=clock.seconds, **record))
+    run.write_cohort(source if source is not None else cohort.table)
+
+    with progress("Compiling", 2) as tick:
+        problem = pose(cohort, specification)
+        tick(1)
+        log_density = LogDensity(population_model(problem))
+        lay = layout(problem)
+        log_density(np.zeros(lay.size))
+        tick(1)
+    clock.stop("compile")
+    identity = settings_hash(
+        settings.as_dict() | asdict(specification) | {"cohort": cohort.sha256, "kernel": problem.kernel.module.__name__}
+    )
+    finished = {k: run.load_chain(k).to_dataset() for k in run.finished_chains(identity)} if resume else {}
+    rng = np.random.default_rng([settings.seed, 0])
+    with progress("Exploring", 1) as tick:
+        coordinates = prepare(problem, log_density, lay, rng)
+        tick(1)
+    clock.stop("setup")
+    left = settings.chains - len(finished)
+    with progress("Sampling", left * (settings.tune + settings.draws)) as tick:
+        sampled = sample(
+            problem,
+            log_density,
+            coordinates,
+            settings,
+            cores=cores,
+            tick=tick,
+            finished=finished,
+            keep=lambda chain, draws: _keep(run, chain, draws, identity),
+        )
+    clock.stop("sampling")
+    with progress("Predicting", 1) as tick:
+        tree = assemble(problem, sampled, np.random.default_rng([settings.seed, 1]))
+        tick(1)
+    left_out, withheld = _withheld(problem, coordinates, sampled, settings.seed, progress)
+    tree["integrated"] = xr.DataTree(left_out)
+    run.write_posterior(tree)
+    run.write_forecast(withheld)
+    clock.stop("post")
+    failures = int(sampled.attrs.get("solver_failures", 0))
+    content = provenance(status="done", wall_seconds=clock.seconds, solver_failures=failures, **record)
+    run.write_provenance(content | {"files": run.provenance.get("files", {})})
+    run.clear_chains()
+    return run
+
+
+def _keep(run: RunFolder, chain: int, draws: xr.Dataset, identity: str) -> None:
+    run.save_chain(chain, draws, settings=identity)
+
+
+def _withheld(
+    problem: Problem, coordinates: Coordinates, sampled: xr.Dataset, seed: int, progress: Progress
+) -> tuple[xr.Dataset, xr.Dataset]:
+    """Leave-one-patient-out densities of a fit, and its forecasts of what was withheld."""
+    draws = Draws(problem, _flattened(problem, sampled))
+    with progress("Leaving patients out", 2 * POPULATION_DRAWS) as tick:
+        loglik = integrated_loglik(
+            Posterior(problem), coordinates, draws, np.random.default_rng([seed, 2]), tick
+        )
+        late = forecast(
+            problem,
+            coordinates,
+            draws,
+            loglik,
+            np.random.default_rng([seed, 3]),
+            until=FORECAST_UNTIL,
+            tick=tick,
+        )
+    elpd, pareto = leave_one_out(loglik, problem.patients)
+    integrated = xr.Dataset(
+        {
+            "loglik": (("population_draw", "subject"), loglik),
+            "elpd": (("subject",), elpd),
+            "pareto_k": (("subject",), pareto),
+        },
+        coords={"subject": list(problem.patients)},
+    )
+    return integrated, late
+
+
+def compare_variants(
+    run: RunFolder,
+    cohort: Cohort,
+    settings: Settings,
+    *,
+    others: tuple[str, ...] = ("full",),
+    cores: int = 2,
+    progress: Progress,
+) -> None:
+    """Fit other variants into ``RUN/variants`` and write the comparison into the run's record.
+
+    Parameters
+    ----------
+    run
+        A finished fit.
+    cohort, settings, cores, progress
+        As in `fit`.
+    others
+        Variants to compare with the run's own.
+    """
+    runs = {str(run.provenance["variant"]): run}
+    for variant in others:
+        if variant not in runs:
+            runs[variant] = fit(
+                cohort,
+                out=run.path / "variants" / variant,
+                specification=Specification(variant=variant),
+                settings=settings,
+                cores=cores,
+                overwrite=True,
+                progress=progress,
+            )
+    groups = {name: one.posterior["integrated"].to_dataset() for name, one in runs.items()}
+    table = compare(
+        list(groups),
+        [g["elpd"].to_numpy() for g in groups.values()],
+        [g["pareto_k"].to_numpy() for g in groups.values()],
+    )
+    run.update_provenance(comparison=table.to_dict(orient="records"))

@@ -1,0 +1,278 @@
+"""Where to start, and the coordinates in which to sample: exploration of the patients, sites, whitening.
+
+1. *Search*: from the prior medians, an L-BFGS search over deviations and population, spreads and residual sds held.
+2. *Exploration*: Hamiltonian Monte Carlo of every patient's deviations given the population, all patients in one kernel
+   call, each with its own step and mass. Between rounds the population moves by a Newton step on its marginal posterior
+   (Fisher's identity: the marginal score is the posterior mean of the complete one; its information is estimated by the
+   outer products of the patients' scores). This is stochastic approximation EM in spirit.
+3. *Sites*: each patient's posterior moments given the population become its Gaussian site, also where its likelihood is
+   one-sided (a mode at the edge of a plateau would say nothing of the plateau); the response of a patient to the
+   population is the covariance of its deviations with its scores.
+4. *Whitening*: the curvature of the target in the coordinates so made, averaged over a few standard normal ``z``.
+
+Whatever the quality of all this, the target is exact (see `coordinates`): it only decides how fast sampling is.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from reinfuse.model.parameters import REAL_COHORT
+
+from .coordinates import Coordinates, Floats, Layout, LogDensity, Sites
+from .likelihood_op import loglik_and_gradient
+from .population import OCCASION_LOG_SD, OCCASION_SD, Design, design, estimated, prior_location
+from .problem import Problem
+
+ROUNDS: Final = 8
+ROUND_DRAWS: Final = 25
+LAST_DRAWS: Final = 200
+LEAPFROGS: Final = 8
+SEARCH_STEPS: Final = 150
+SITE_FLOOR: Final = 1e-2  # smallest precision that the data add in a site, in units of the prior's
+WHITENING_DRAWS: Final = 6
+STEP: Final = 1e-4
+
+
+class Posterior:
+    """The statistical model patient by patient, in numbers: population vector ``h`` and deviations ``b`` (n, q).
+
+    ``h`` is population values, log-spreads and product effects, in the order of `layout`.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.design: Design = design(problem)
+        labels = estimated(problem)
+        self.d, self.e = len(labels), len(problem.effects)
+        self.spreads = len(problem.random) + int(problem.occasions)
+        effects = np.arange(len(problem.random))
+        occasions = np.full(problem.slots if problem.occasions else 0, len(problem.random))
+        self.log_sd = (self.d + np.concatenate([effects, occasions])).astype(np.int64)
+        rows = [REAL_COHORT[name] for name in problem.random]
+        occasion = [np.log(OCCASION_SD)] if problem.occasions else []
+        self.prior_mean = np.array(
+            [prior_location(problem, label) for label in labels]
+            + [np.log(row.iiv) for row in rows]
+            + occasion
+            + [x.mean for x in problem.effects]
+        )
+        self.prior_sd = np.array(
+            [problem.population[label].log_sd for label in labels]
+            + [row.iiv_log_sd for row in rows]
+            + [OCCASION_LOG_SD] * len(occasion)
+            + [x.sd for x in problem.effects]
+        )
+        self.residual = np.array([k for k, label in enumerate(labels) if label.startswith("sigma_")], dtype=np.int64)
+        self.calls = 0
+        self.outcomes: NDArray[np.int64] = np.zeros(4, dtype=np.int64)
+
+    @property
+    def q(self) -> int:
+        """Deviations per patient."""
+        return int(self.log_sd.size)
+
+    def conditional(
+        self, h: Floats, order: NDArray[np.int64] | None = None
+    ) -> Callable[[Floats], tuple[Floats, Floats]]:
+        """For a population: each patient's log density of data and deviations (n,), and its gradient by ``b`` (n, q)."""
+        made, d = self.design, self.d
+        offset = made.offset + made.by_population @ h[:d] + made.by_effect @ h[d + self.spreads :]
+        precision = np.exp(-2.0 * h[self.log_sd])
+        constant = h[self.log_sd].sum()
+
+        def evaluate(b: Floats) -> tuple[Floats, Floats]:
+            self.calls += 1
+            theta = made.back(offset + np.einsum("ncq,nq->nc", made.by_deviation, b))
+            loglik, grad, status = loglik_and_gradient(theta, self.problem, order)
+            self.outcomes += np.bincount(status, minlength=4)
+            scaled = b * precision
+            value = loglik - 0.5 * (b * scaled).sum(axis=1) - constant
+            return value, np.einsum("nc,ncq->nq", grad * made.slope(theta), made.by_deviation) - scaled
+
+        return evaluate
+
+    def patients(self, h: Floats, b: Floats) -> tuple[Floats, Floats, Floats]:
+        """Each patient's log density of data and deviations (n,), its gradient by ``b`` (n, q) and by ``h`` (n, d)."""
+        self.calls += 1
+        made, d = self.design, self.d
+        effect = h[d + self.spreads :]
+        theta = made.theta(h[:d], effect, b)
+        loglik, grad, _ = loglik_and_gradient(theta, self.problem)
+        grad = grad * made.slope(theta)
+        precision = np.exp(-2.0 * h[self.log_sd])
+        square = b * b * precision
+        value = loglik - 0.5 * square.sum(axis=1) - h[self.log_sd].sum()
+        by_b = np.einsum("nc,ncq->nq", grad, made.by_deviation) - b * precision
+        by_h = np.zeros((b.shape[0], h.size))
+        by_h[:, :d] = np.einsum("nc,ncd->nd", grad, made.by_population)
+        by_h[:, d + self.spreads :] = np.einsum("nc,nce->ne", grad, made.by_effect)
+        for k, place in enumerate(self.log_sd):
+            by_h[:, place] += square[:, k] - 1.0
+        return value, by_b, by_h
+
+
+@dataclass
+class Explorer:
+    """Per-patient Hamiltonian Monte Carlo, all patients at once."""
+
+    posterior: Posterior
+    b: Floats
+    mass_root: Floats
+    step: Floats
+
+    def round(self, h: Floats, draws: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+        """Draws of the deviations (draws, n, q) and the complete scores by ``h`` (draws, n, d); steps adapt."""
+        n, q = self.b.shape
+        kept, scores = np.empty((draws, n, q)), np.empty((draws, n, h.size))
+        value, gradient, by_h = self.posterior.patients(h, self.b)
+        for draw in range(draws):
+            momentum = rng.standard_normal((n, q))
+            energy = value - 0.5 * (momentum**2).sum(axis=1)
+            x, p, g = self.b.copy(), momentum.copy(), gradient
+            jitter = self.step * rng.uniform(0.8, 1.2, n)
+            v, s = value, by_h
+            for _ in range(LEAPFROGS):
+                p = p + 0.5 * jitter[:, None] * np.einsum("nqr,nq->nr", self.mass_root, g)
+                x = x + jitter[:, None] * np.einsum("nqr,nr->nq", self.mass_root, p)
+                v, g, s = self.posterior.patients(h, x)
+                p = p + 0.5 * jitter[:, None] * np.einsum("nqr,nq->nr", self.mass_root, g)
+            chance = np.exp(np.minimum(v - 0.5 * (p**2).sum(axis=1) - energy, 0.0))
+            chance = np.where(np.isfinite(chance), chance, 0.0)
+            taken = rng.uniform(size=n) < chance
+            self.b = np.where(taken[:, None], x, self.b)
+            value, gradient = np.where(taken, v, value), np.where(taken[:, None], g, gradient)
+            by_h = np.where(taken[:, None], s, by_h)
+            self.step = np.clip(self.step * np.exp(0.15 * (chance - 0.75)), 1e-3, 1.2)
+            kept[draw], scores[draw] = self.b, by_h
+        return kept, scores
+
+    def learn_mass(self, draws: Floats, prior_sd: Floats) -> None:
+        """Take the patients' covariances as inverse masses, shrunk towards a small multiple of the prior's."""
+        count = draws.shape[0]
+        centred = draws - draws.mean(axis=0)
+        covariance = np.einsum("snq,snr->nqr", centred, centred) / count
+        weight = count / (count + 5.0)
+        diagonal = np.einsum("nqq->nq", covariance)
+        target = np.einsum("nq,qr->nqr", np.maximum(diagonal, (0.02 * prior_sd) ** 2), np.eye(prior_sd.size))
+        self.mass_root = np.linalg.cholesky(weight * covariance + (1.0 - weight) * target + 1e-8 * np.eye(prior_sd.size))
+        self.step = np.maximum(self.step, 0.1)
+
+
+def _search(posterior: Posterior, h: Floats, b: Floats) -> tuple[Floats, Floats]:
+    """L-BFGS over deviations and population; spreads and residual sds stay, for a joint mode drives them to zero."""
+    held = np.concatenate([np.unique(posterior.log_sd), posterior.residual])
+    free = np.setdiff1d(np.arange(h.size), held)
+
+    def negative(x: Floats) -> tuple[float, Floats]:
+        now = h.copy()
+        now[free] = x[: free.size]
+        value, by_b, by_h = posterior.patients(now, x[free.size :].reshape(b.shape))
+        score = (now - posterior.prior_mean) / posterior.prior_sd
+        total = value.sum() - 0.5 * float((score**2).sum())
+        if not np.isfinite(total):
+            return 1e10, np.zeros(x.size)
+        slope = by_h.sum(axis=0) - score / posterior.prior_sd
+        return -float(total), -np.concatenate([slope[free], by_b.ravel()])
+
+    start = np.concatenate([h[free], b.ravel()])
+    found = minimize(negative, start, jac=True, method="L-BFGS-B", options={"maxiter": SEARCH_STEPS, "maxcor": 30})
+    result = h.copy()
+    result[free] = found.x[: free.size]
+    return result, found.x[free.size :].reshape(b.shape)
+
+
+def _newton(posterior: Posterior, h: Floats, scores: Floats) -> Floats:
+    """A step of the population on its marginal posterior, at most one posterior sd in any direction."""
+    marginal = scores.mean(axis=0)
+    precision = np.diag(posterior.prior_sd**-2)
+    information = np.einsum("nd,ne->de", marginal, marginal) + precision
+    slope = marginal.sum(axis=0) - precision @ (h - posterior.prior_mean)
+    move = np.linalg.solve(information, slope)
+    length = float(np.sqrt(move @ information @ move / h.size))
+    return h + move * min(1.0, 1.0 / max(length, 1e-12))
+
+
+def _sites(h: Floats, draws: Floats, scores: Floats, log_sd: NDArray[np.int64]) -> Sites:
+    """Moments of each patient's deviations as Gaussian sites, with their response to the population."""
+    count, n, q = draws.shape
+    prior = np.exp(-2.0 * h[log_sd])
+    root = np.sqrt(prior)
+    mean = draws.mean(axis=0)
+    centred = draws - mean
+    covariance = np.einsum("snq,snr->nqr", centred, centred) / (count - 1)
+    scaled = covariance * root[:, None] * root[None, :]  # in units of the prior
+    weight = count / (count + 2.0 * q)
+    shrunk = weight * scaled + (1.0 - weight) * np.einsum("nqq,qr->nqr", scaled, np.eye(q))
+    values, vectors = np.linalg.eigh(np.linalg.inv(shrunk) - np.eye(q))
+    added = (vectors * np.maximum(values, SITE_FLOOR)[:, None, :]) @ vectors.transpose(0, 2, 1)
+    precision = added * root[:, None] * root[None, :]
+    total = precision + np.diag(prior)
+    linear = np.einsum("nqr,nr->nq", total, mean)
+    response = np.einsum("snq,snd->nqd", centred, scores - scores.mean(axis=0)) / (count - 1)
+    response[:, :, np.unique(log_sd)] = 0.0  # the spreads act through the prior's precision itself
+    return Sites(precision, linear, -np.einsum("nqr,nrd->nqd", total, response))
+
+
+def _whiten(raw: Coordinates, log_density: LogDensity, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Centre and scale of the population: averaged curvature in the new coordinates, one Newton step."""
+    d, size = raw.layout.hyper.size, raw.layout.size
+    target = raw.density(log_density)
+    curvature, slope = np.zeros((d, d)), np.zeros(d)
+    for _ in range(WHITENING_DRAWS):
+        w = np.concatenate([np.zeros(d), rng.standard_normal(size - d)])
+        for sign in (1.0, -1.0):
+            at = w * sign
+            slope += target(at)[1][:d]
+            for k in range(d):
+                e = np.zeros(size)
+                e[k] = STEP
+                curvature[:, k] -= (target(at + e)[1][:d] - target(at - e)[1][:d]) / (2 * STEP)
+    curvature /= 2 * WHITENING_DRAWS
+    values, vectors = np.linalg.eigh(0.5 * (curvature + curvature.T))
+    positive = np.maximum(np.abs(values), 1e-2)
+    move = (vectors / np.maximum(positive, 1.0)) @ (vectors.T @ slope) / (2 * WHITENING_DRAWS)
+    largest = float(np.abs(vectors.T @ move * np.sqrt(positive)).max())
+    return raw.centre + move * min(1.0, 1.0 / max(largest, 1e-12)), vectors / np.sqrt(positive)
+
+
+def prepare(problem: Problem, log_density: LogDensity, layout: Layout, rng: np.random.Generator) -> Coordinates:
+    """Find where to start and the coordinates in which to sample.
+
+    Parameters
+    ----------
+    problem
+        The posed cohort.
+    log_density
+        The statistical model: value and gradient at a flat vector of ``layout``.
+    layout
+        Of that vector; its population part is in the order of `Posterior`.
+    rng
+        For the exploration.
+
+    Returns
+    -------
+    Coordinates
+        In which the target is close to standard normal; sampling starts near 0.
+    """
+    posterior = Posterior(problem)
+    h = posterior.prior_mean.copy()
+    b = np.zeros((problem.n, posterior.q))
+    h, b = _search(posterior, h, b)
+    prior_sd = np.exp(h[posterior.log_sd])
+    explorer = Explorer(posterior, b, np.tile(np.diag(0.2 * prior_sd), (problem.n, 1, 1)), np.full(problem.n, 0.3))
+    for _ in range(ROUNDS):
+        draws, scores = explorer.round(h, ROUND_DRAWS, rng)
+        h = _newton(posterior, h, scores[ROUND_DRAWS // 3 :])
+        explorer.learn_mass(draws[ROUND_DRAWS // 3 :], np.exp(h[posterior.log_sd]))
+    explorer.round(h, ROUND_DRAWS, rng)
+    draws, scores = explorer.round(h, LAST_DRAWS, rng)
+    sites = _sites(h, draws, scores, posterior.log_sd)
+    raw = Coordinates(layout, h, np.eye(h.size), sites)
+    centre, scale = _whiten(raw, log_density, rng)
+    sites = Sites(sites.precision, sites.linear - sites.cross @ (centre - h), sites.cross)
+    return Coordinates(layout, centre, scale, sites)

@@ -1,0 +1,154 @@
+"""Forecasts of what a fit did not see: each patient's late samples from the early ones, and the risk of progression.
+
+For patient ``i`` the population is that of all other patients: draws of the fit, reweighted by the inverse of the
+patient's own integrated likelihood (Pareto smoothed) and resampled. Given such a population, the patient's deviations
+are sampled from the assays up to the cut-off day alone; progression is withheld altogether. What follows is predicted.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+from arviz_stats.base import array_stats
+from numpy.typing import NDArray
+
+from .assays import ASSAYS
+from .coordinates import Coordinates
+from .geometry import Posterior
+from .population import estimated
+from .problem import Problem
+from .results import DEGREES, Draws, observed, simulate_draws
+
+type Floats = NDArray[np.float64]
+
+CUTOFF: Final = 40.0
+RISK_DAY: Final = 180.0
+TRAJECTORIES: Final = 15
+LEAPFROGS: Final = 6
+STEP: Final = 0.25
+
+
+def early(problem: Problem, cutoff: float) -> Problem:
+    """The same problem with only the assays up to a day."""
+    keep = problem.ob_time <= cutoff
+    keep &= np.arange(problem.ob_time.shape[1]) < problem.n_ob[:, None]
+    assays = [k for k, kind in enumerate(problem.kernel.kinds) if kind not in ("progression", "death")]
+    keep &= np.isin(problem.ob_kind, assays)
+    order = np.argsort(~keep, axis=1, kind="stable")
+    arrays = {
+        name: np.take_along_axis(getattr(problem, name), order, axis=1)
+        for name in ("ob_time", "ob_kind", "ob_family", "ob_value")
+    }
+    return replace(problem, n_ob=keep.sum(axis=1).astype(np.int64), **arrays)
+
+
+def _left_out(loglik: Floats, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """For each patient, places (count, n) of population draws as if that patient had not been in the fit."""
+    places = np.empty((count, loglik.shape[1]), dtype=np.int64)
+    for i in range(loglik.shape[1]):
+        smoothed: Any = array_stats.psislw(-loglik[:, i][None])
+        weights = np.exp(np.asarray(smoothed[0]).ravel())
+        weights /= weights.sum()
+        grid = (rng.uniform() + np.arange(count)) / count
+        places[:, i] = np.minimum(np.searchsorted(np.cumsum(weights), grid), weights.size - 1)
+    return places
+
+
+def forecast(
+    problem: Problem,
+    coordinates: Coordinates,
+    draws: Draws,
+    loglik: Floats,
+    rng: np.random.Generator,
+    *,
+    cutoff: float = CUTOFF,
+    until: float,
+    tick: Callable[[int], None] = lambda _: None,
+) -> xr.Dataset:
+    """Predictions of late assay rows and of progression, each patient's own left out.
+
+    Parameters
+    ----------
+    problem, coordinates, draws
+        Of the fit.
+    loglik
+        (population draws, n) from `comparison.integrated_loglik`, for draws evenly spaced over the posterior.
+    cutoff, until
+        Rows after ``cutoff`` and up to ``until`` days are predicted from those up to ``cutoff``.
+    tick
+        Told of each population draw.
+
+    Returns
+    -------
+    xarray.Dataset
+        As `RunFolder.write_forecast` wants it.
+    """
+    posterior = Posterior(early(problem, cutoff))
+    chains, length = draws.population.shape[:2]
+    count = loglik.shape[0]
+    places = np.linspace(0, chains * length - 1, count).astype(int)
+    rows = observed(problem)
+    late = np.flatnonzero((rows["time"].to_numpy() > cutoff) & (rows["time"].to_numpy() <= until))
+    times = np.unique(np.concatenate([rows["time"].to_numpy()[late], [RISK_DAY]]))
+    n = problem.n
+    thetas = np.empty((count, n, problem.base.shape[1]))
+    sigmas = np.empty((count, len(ASSAYS)))
+    labels = estimated(problem)
+    for row, place in enumerate(places):
+        c, k = int(place) // length, int(place) % length
+        h = np.concatenate([draws.population[c, k], draws.log_omega[c, k], draws.effect[c, k]])
+        b = _conditional_draw(posterior, coordinates, h, draws.deviation[c, k], rng)
+        thetas[row] = draws.design.theta(draws.population[c, k], draws.effect[c, k], b)
+        for a, name in enumerate(ASSAYS):
+            if f"sigma_{name}" in labels:
+                sigmas[row, a] = np.exp(draws.population[c, k, labels.index(f"sigma_{name}")])
+        tick(1)
+    simulated = simulate_draws(problem, thetas, times)
+    chosen = _left_out(loglik, count, rng)
+    index = {name: i for i, name in enumerate(problem.patients)}
+    prediction, sigma = np.empty((count, late.size)), np.empty((count, late.size))
+    for column, row in enumerate(late):
+        patient, name = index[str(rows["patient"].values[row])], str(rows["dvid"].values[row])
+        at = int(np.searchsorted(times, rows["time"].values[row]))
+        prediction[:, column] = np.log(simulated[name][chosen[:, patient], patient, at])
+        sigma[:, column] = sigmas[chosen[:, patient], ASSAYS.index(name)]
+    kept = rows.isel(observation=late).rename({"observation": "row"})
+    data: dict[str, Any] = {name: kept[name] for name in kept.data_vars}
+    data |= {
+        "prediction": (("sample", "row"), prediction),
+        "sigma": (("sample", "row"), sigma),
+        "nu": ((), DEGREES),
+    }
+    result = xr.Dataset(data, attrs={"cutoff_day": cutoff, "folds": 10})
+    if "H" in simulated:
+        hazard = simulated["H"][:, :, int(np.searchsorted(times, RISK_DAY))]
+        risk = np.array([np.nanmean(hazard[chosen[:, i], i]) for i in range(n)])
+        result = result.assign(risk=(("subject",), risk)).assign_coords(subject=list(problem.patients))
+    return result
+
+
+def _conditional_draw(
+    posterior: Posterior, coordinates: Coordinates, h: Floats, start: Floats, rng: np.random.Generator
+) -> Floats:
+    """Deviations given a population and the early assays: Hamiltonian trajectories from the fit's own."""
+    root = coordinates.roots(h)
+    density = posterior.conditional(h)
+    b = start
+    value, gradient = density(b)
+    for _ in range(TRAJECTORIES):
+        p = rng.standard_normal(b.shape)
+        energy = value - 0.5 * (p**2).sum(axis=1)
+        step = STEP * rng.uniform(0.3, 1.2, b.shape[0])[:, None]
+        y, g, v = b, gradient, value
+        with np.errstate(over="ignore", invalid="ignore"):
+            for _ in range(LEAPFROGS):
+                p = p + 0.5 * step * np.einsum("nqr,nq->nr", root, g)
+                y = y + step * np.einsum("nqr,nr->nq", root, p)
+                v, g = density(y)
+                p = p + 0.5 * step * np.einsum("nqr,nq->nr", root, g)
+            taken = np.log(rng.uniform(size=b.shape[0])) < v - 0.5 * (p**2).sum(axis=1) - energy
+        b = np.where(taken[:, None], y, b)
+        value, gradient = np.where(taken, v, value), np.where(taken[:, None], g, gradient)
+    return b

@@ -1,0 +1,220 @@
+"""From flat draws to the groups of a posterior file: named, labelled, on natural scales, with predictions."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from reinfuse.model.densities import Family
+from reinfuse.model.equations.bcma import EARLY, IMMUNOFIXATION
+from reinfuse.model.parameters import REAL_COHORT, from_transformed, to_transformed
+
+from .assays import ASSAYS
+from .coordinates import Layout
+from .likelihood_op import loglik_and_gradient
+from .population import OCCASION_LOG_SD, OCCASION_SD, Design, design, estimated
+from .problem import Problem
+
+type Floats = NDArray[np.float64]
+
+PREDICTIVE_DRAWS: Final = 400
+CURVE_DRAWS: Final = 100
+CURVE_POINTS: Final = 120
+PRIOR_DRAWS: Final = 1000
+DEGREES: Final = 4.0  # of freedom of the residuals
+MAX_STEPS: Final = 5000
+
+
+def layout(problem: Problem) -> Layout:
+    """Where things are in the flat vector of `population.population_model`.
+
+    PyMC's order is that of definition: population, log omega, product effects, deviations and, with several infusions,
+    log omega of the occasions and the occasions' deviations. Population part of the layout, as `geometry.Posterior`
+    orders it: population, all log-spreads, product effects.
+    """
+    d, q, e, n = len(estimated(problem)), len(problem.random), len(problem.effects), problem.n
+    first = d + q + e
+    eta = first + np.arange(n * q).reshape(n, q)
+    population, spreads, effects = np.arange(d), d + np.arange(q), d + q + np.arange(e)
+    if not problem.occasions:
+        return Layout(np.concatenate([population, spreads, effects]), eta, d + np.arange(q))
+    after = first + n * q
+    occasion = after + 1 + np.arange(n * problem.slots).reshape(n, problem.slots)
+    hyper = np.concatenate([population, spreads, [after], effects])
+    log_sd = np.concatenate([d + np.arange(q), np.full(problem.slots, d + q)])
+    return Layout(hyper, np.concatenate([eta, occasion], axis=1), log_sd)
+
+
+class Draws:
+    """Draws (chain, draw, coordinate) taken apart."""
+
+    def __init__(self, problem: Problem, x: Floats) -> None:
+        self.problem, self.design = problem, design(problem)
+        lay = layout(problem)
+        d, q, o = len(estimated(problem)), len(problem.random), int(problem.occasions)
+        h = x[..., lay.hyper]
+        self.population, self.log_omega, self.effect = h[..., :d], h[..., d : d + q + o], h[..., d + q + o :]
+        self.deviation = x[..., lay.block]
+
+    def theta(self, chain: int, draw: int) -> Floats:
+        """Individual parameters of one draw, (n, columns)."""
+        return self.design.theta(
+            self.population[chain, draw], self.effect[chain, draw], self.deviation[chain, draw]
+        )
+
+
+def _named(problem: Problem, population: Floats, omega: Floats, effect: Floats, deviation: Floats) -> xr.Dataset:
+    """Variables of a posterior (or prior), from transformed scales; leading dims chain, draw."""
+    labels, q = estimated(problem), len(problem.random)
+    transforms = [problem.population[label].transform for label in labels]
+    lead = ("chain", "draw")
+    coords: dict[str, Any] = {"parameter": labels, "effect": list(problem.random), "patient": list(problem.patients)}
+    data: dict[str, Any] = {
+        "population": ((*lead, "parameter"), from_transformed(population, transform=transforms)),
+        "omega": ((*lead, "effect"), omega[..., :q]),
+    }
+    if problem.effects:
+        data["product_effect"] = ((*lead, "contrast"), effect)
+        coords["contrast"] = [e.label for e in problem.effects]
+    if problem.occasions:
+        data["omega_occasion"] = (lead, omega[..., q])
+        data["occasion"] = ((*lead, "patient", "infusion"), deviation[..., q:])
+        coords["infusion"] = list(range(1, problem.slots + 1))
+    individual = np.empty((*population.shape[:2], problem.n, q))
+    for k, name in enumerate(problem.random):
+        row = problem.population[name]
+        centre = (
+            population[..., labels.index(name)][..., None]
+            if name in labels
+            else np.asarray(to_transformed(row.median, transform=row.transform))
+        )
+        value = centre + deviation[..., k]
+        for e, x in enumerate(problem.effects):
+            if x.parameter == name and x.slot_field is None:
+                value = value + effect[..., e][..., None] * (problem.slot_products[:, 0] == x.product)
+        individual[..., k] = from_transformed(value, transform=row.transform)
+    data["individual"] = ((*lead, "patient", "effect"), individual)
+    return xr.Dataset(data, coords=coords)
+
+
+def prior_draws(problem: Problem, rng: np.random.Generator, draws: int = PRIOR_DRAWS) -> xr.Dataset:
+    """Draws from the prior, in the shape of a posterior with one chain."""
+    labels = estimated(problem)
+    rows, spread = [problem.population[label] for label in labels], [REAL_COHORT[name] for name in problem.random]
+    mean = np.array([float(to_transformed(r.median, transform=r.transform)) for r in rows])
+    population = mean + rng.standard_normal((1, draws, len(rows))) * np.array([r.log_sd for r in rows])
+    omega = np.log([r.iiv for r in spread]) + rng.standard_normal((1, draws, len(spread))) * np.array(
+        [r.iiv_log_sd for r in spread]
+    )
+    omega = np.exp(omega)
+    sizes = np.repeat(omega[:, :, None, :], problem.n, axis=2)
+    if problem.occasions:
+        occasion = np.exp(np.log(OCCASION_SD) + OCCASION_LOG_SD * rng.standard_normal((1, draws, 1)))
+        omega = np.concatenate([omega, occasion], axis=-1)
+        sizes = np.concatenate([sizes, np.tile(occasion[:, :, None, :], (1, 1, problem.n, problem.slots))], axis=-1)
+    effect = np.array([e.mean for e in problem.effects]) + rng.standard_normal(
+        (1, draws, len(problem.effects))
+    ) * np.array([e.sd for e in problem.effects])
+    return _named(problem, population, omega, effect, rng.standard_normal(sizes.shape) * sizes)
+
+
+def posterior_draws(problem: Problem, draws: Draws) -> xr.Dataset:
+    """The posterior group."""
+    return _named(problem, draws.population, np.exp(draws.log_omega), draws.effect, draws.deviation)
+
+
+def _thinned(draws: Draws, count: int) -> list[tuple[int, int]]:
+    chains, length = draws.population.shape[:2]
+    places = np.linspace(0, chains * length - 1, min(count, chains * length)).astype(int)
+    return [(int(i) // length, int(i) % length) for i in places]
+
+
+def simulate_draws(problem: Problem, thetas: Floats, times: Floats, tolerance: float = 1e-5) -> dict[str, Floats]:
+    """Read-outs (sample, n, T) of individual parameters (sample, n, columns) at common times."""
+    samples, n, columns = thetas.shape
+    kernel = problem.kernel
+    out = np.full((samples * n, times.size, len(kernel.readouts)), np.nan)
+    status = np.zeros(samples * n, dtype=np.int64)
+    events = [np.tile(a, (samples,) + (1,) * (a.ndim - 1)) for a in (problem.ev_time, problem.ev_code, problem.n_ev)]
+    kernel.module.simulate(
+        np.ascontiguousarray(thetas.reshape(-1, columns)), *events, times, tolerance, MAX_STEPS, out, status
+    )
+    out[status != 0] = np.nan
+    shaped = out.reshape(samples, n, times.size, -1)
+    return {name: shaped[..., k] for k, name in enumerate(kernel.readouts)}
+
+
+def predictions(problem: Problem, draws: Draws, rng: np.random.Generator) -> xr.Dataset:
+    """Posterior predictive of every assay record, on the natural-log scale of the residuals.
+
+    ``prediction`` is without residual error, ``y`` with it; 0.05 g/dL is added to M-protein before the logarithm.
+    """
+    rec = problem.observed
+    rows = np.flatnonzero(rec.kind < ASSAYS.index("progression"))
+    times = np.unique(rec.time[rows])
+    chosen = _thinned(draws, PREDICTIVE_DRAWS)
+    thetas = np.stack([draws.theta(c, k) for c, k in chosen])
+    simulated = simulate_draws(problem, thetas, times)
+    column = np.searchsorted(times, rec.time[rows])
+    prediction = np.empty((len(chosen), rows.size))
+    sigma = np.empty_like(prediction)
+    labels = estimated(problem)
+    for i, row in enumerate(rows):
+        name = str(rec.dvid[row])
+        prediction[:, i] = simulated[name][:, rec.patient[row], column[i]]
+        scale = [draws.population[c, k, labels.index(f"sigma_{name}")] for c, k in chosen]
+        sigma[:, i] = np.exp(scale)
+    offset = np.where(rec.kind[rows] == ASSAYS.index("mprotein"), IMMUNOFIXATION, 0.0)
+    noise = rng.standard_t(DEGREES, size=prediction.shape)
+    prediction = np.log(prediction + offset)
+    y = prediction + sigma * noise
+    dims = ("chain", "draw", "observation")
+    return xr.Dataset(
+        {"y": (dims, y[None]), "prediction": (dims, prediction[None]), "sigma": (dims, sigma[None])},
+        coords={"observation": np.arange(rows.size)},
+    )
+
+
+def observed(problem: Problem) -> xr.Dataset:
+    """The assay records, as the predictions order them."""
+    rec = problem.observed
+    rows = np.flatnonzero(rec.kind < ASSAYS.index("progression"))
+    cens = np.select([rec.family[rows] == Family.BELOW, rec.family[rows] == Family.ABOVE], [1, -1], 0)
+    columns: dict[str, Any] = {
+        "patient": np.array([rec.patients[i] for i in rec.patient[rows]], dtype=object),
+        "time": rec.time[rows],
+        "dvid": rec.dvid[rows].astype(object),
+        "value": rec.value[rows],
+        "cens": cens,
+        "product": rec.product[rows].astype(object),
+    }
+    return xr.Dataset({k: (("observation",), v) for k, v in columns.items()})
+
+
+def curves(problem: Problem, draws: Draws, until: float) -> xr.Dataset:
+    """Posterior curves of every patient, for figures and for predicted progression."""
+    early = np.arange(0.0, min(40.0, until), 1.0)
+    times = np.unique(np.concatenate([early, np.linspace(0.0, until, CURVE_POINTS).round(1)]))
+    thetas = np.stack([draws.theta(c, k) for c, k in _thinned(draws, CURVE_DRAWS)])
+    simulated = simulate_draws(problem, thetas, times)
+    dims = ("sample", "patient", "time")
+    data = {name: (dims, simulated[name]) for name in ("transgene", "cart", "sbcma", "mprotein") if name in simulated}
+    data["burden"] = (dims, simulated["Ts"] + simulated["Tr"])
+    if "H" in simulated:  # counted from the first assessment on
+        data["cumhaz"] = (dims, np.where(times < EARLY, 0.0, simulated["H"]))
+    return xr.Dataset(data, coords={"time": times, "patient": list(problem.patients)})
+
+
+def log_likelihood(problem: Problem, draws: Draws, tick: Callable[[int], None] = lambda _: None) -> xr.Dataset:
+    """Each patient's log-likelihood at every draw."""
+    chains, length = draws.population.shape[:2]
+    values = np.empty((chains, length, problem.n))
+    for c in range(chains):
+        for k in range(length):
+            values[c, k], _, _ = loglik_and_gradient(draws.theta(c, k), problem)
+            tick(1)
+    return xr.Dataset(
+        {"patient": (("chain", "draw", "subject"), values)}, coords={"subject": list(problem.patients)}
+    )

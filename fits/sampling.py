@@ -1,0 +1,220 @@
+"""Draws from the posterior, chain by chain, so that finished chains can be kept and re-used.
+
+Two samplers: ``blocks`` (Hamiltonian Monte Carlo within Gibbs, see `blocks`), the default, for one odd patient cannot
+break it; and ``nutpie`` (NUTS on the whole vector), a cross-check. A run records which one ran.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from reinfuse.model.errors import ReinfuseError
+
+from . import blocks
+from .coordinates import Coordinates
+from .geometry import Posterior
+from .likelihood_op import LogDensity
+from .problem import Problem
+
+type Floats = NDArray[np.float64]
+type Tick = Callable[[int], None]
+
+SAMPLERS: Final = ("blocks", "nutpie")
+STATISTICS: Final = ("diverging", "n_steps", "step_size", "energy", "logp", "mean_tree_accept")
+START_SPREAD: Final = 0.5  # sd of the starting points, in units of the whitened posterior
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to sample.
+
+    Attributes
+    ----------
+    draws, tune, chains
+        Kept and warm-up draws of a chain, and how many chains.
+    seed
+        Of everything; chain ``k`` has its own stream, whatever ran beside it.
+    thin
+        Sweeps per kept draw (blocks only).
+    sampler
+        ``blocks`` or ``nutpie``.
+    """
+
+    draws: int = 1000
+    tune: int = 300
+    chains: int = 4
+    seed: int = 1
+    thin: int = 2
+    sampler: str = "blocks"
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise ReinfuseError(f"unknown sampler {self.sampler!r}; use one of {', '.join(SAMPLERS)}")
+        for name, least in (("draws", 10), ("tune", 50), ("chains", 1), ("thin", 1)):
+            if getattr(self, name) < least:
+                raise ReinfuseError(f"{name} is {getattr(self, name)}; give at least {least}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """For records and for the hash that says which chains belong to which fit."""
+        return asdict(self)
+
+
+class _Rejected(ValueError):
+    """A point without a density: nutpie counts it as a divergence and goes on."""
+
+    is_recoverable = True
+
+
+def sampler_name(settings: Settings) -> str:
+    """The sampler that `sample` runs, with its version."""
+    if settings.sampler == "nutpie":
+        return f"nutpie {version('nutpie')} NUTS"
+    return f"reinfuse {version('reinfuse')} blocks: Hamiltonian Monte Carlo within Gibbs"
+
+
+def chain_seeds(seed: int, chains: int) -> list[int]:
+    """Independent seeds of the chains."""
+    return [int(s.generate_state(1)[0]) for s in np.random.SeedSequence(seed).spawn(chains)]
+
+
+def nutpie_chain(
+    log_density: LogDensity, coordinates: Coordinates, settings: Settings, seed: int, tick: Tick
+) -> xr.Dataset:
+    """One chain of NUTS on the whole vector.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``x`` (draw, coordinate): flat vectors of the statistical model; and the statistics of every draw.
+    """
+    import nutpie
+    from nutpie.compiled_pyfunc import from_pyfunc
+
+    target = coordinates.density(log_density)
+    size = coordinates.layout.size
+
+    def make_log_density() -> Callable[[Floats], tuple[float, Floats]]:
+        def evaluate(w: Floats) -> tuple[float, Floats]:
+            value, gradient = target(np.ascontiguousarray(w))
+            if not np.isfinite(value):
+                raise _Rejected("no density here")
+            return value, gradient
+
+        return evaluate
+
+    def make_expand(*_: Any) -> Callable[[Floats], dict[str, Floats]]:
+        def expand(w: Floats) -> dict[str, Floats]:
+            tick(1)
+            return {"x": coordinates.expand(np.ascontiguousarray(w))[0]}
+
+        return expand
+
+    def start(state: int) -> Floats:
+        return np.random.default_rng(state).normal(scale=START_SPREAD, size=size)
+
+    compiled = from_pyfunc(
+        size,
+        make_log_density,
+        make_expand,
+        [np.dtype(np.float64)],
+        [(size,)],
+        ["x"],
+        make_initial_point_fn=start,
+    )
+    tree = nutpie.sample(
+        compiled,
+        draws=settings.draws,
+        tune=settings.tune,
+        chains=1,
+        cores=1,
+        seed=seed,
+        progress_bar=False,
+        save_warmup=False,
+        target_accept=0.9,
+    )
+    statistics = tree["sample_stats"].to_dataset()
+    kept = {name: statistics[name].isel(chain=0, drop=True) for name in STATISTICS if name in statistics}
+    x = tree["posterior"]["x"].isel(chain=0).to_numpy()
+    return xr.Dataset({"x": (("draw", "coordinate"), x)} | {k: (("draw",), v.to_numpy()) for k, v in kept.items()})
+
+
+def sample(
+    problem: Problem,
+    log_density: LogDensity,
+    coordinates: Coordinates,
+    settings: Settings,
+    *,
+    cores: int = 2,
+    tick: Tick = lambda _: None,
+    finished: Mapping[int, xr.Dataset] | None = None,
+    keep: Callable[[int, xr.Dataset], None] = lambda chain, draws: None,
+) -> xr.Dataset:
+    """All chains, ``cores`` at a time.
+
+    Parameters
+    ----------
+    problem
+        The posed cohort.
+    log_density
+        The statistical model; must be callable from several threads.
+    coordinates
+        From `geometry.prepare`.
+    settings
+        How to sample.
+    cores
+        Chains at a time; does not change the result.
+    tick
+        Told of each draw, warm-up included.
+    finished
+        Chains that need not be sampled again, by number.
+    keep
+        Given each chain as it finishes.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``x`` (chain, draw, coordinate) and statistics; attribute ``solver_failures``.
+    """
+    done: dict[int, xr.Dataset] = dict(finished or {})
+    lock = threading.Lock()
+
+    def locked(n: int) -> None:
+        with lock:
+            tick(n)
+
+    seeds = chain_seeds(settings.seed, settings.chains)
+    posteriors: list[Posterior] = []
+
+    def run(chain: int) -> xr.Dataset:
+        if settings.sampler == "nutpie":
+            return nutpie_chain(log_density, coordinates, settings, seeds[chain], locked)
+        posteriors.append(Posterior(problem))
+        return blocks.sample_chain(
+            posteriors[-1],
+            log_density,
+            coordinates,
+            draws=settings.draws,
+            tune=settings.tune,
+            thin=settings.thin,
+            seed=seeds[chain],
+            tick=locked,
+        )
+
+    missing = [k for k in range(settings.chains) if k not in done]
+    with ThreadPoolExecutor(max_workers=max(1, cores)) as pool:
+        running = {pool.submit(run, k): k for k in missing}
+        for future in as_completed(running):
+            chain = running[future]
+            done[chain] = future.result()
+            keep(chain, done[chain])
+    result = xr.concat([done[k] for k in range(settings.chains)], dim="chain")
+    outcomes = log_density.outcomes + sum(p.outcomes for p in posteriors)
+    result.attrs["solver_failures"] = int(np.sum(outcomes[1:]))
+    return result

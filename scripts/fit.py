@@ -1,0 +1,83 @@
+"""`reinfuse fit`: a hierarchical Bayesian fit of a cohort."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reinfuse.scripts._shell import NOTICE, progress, run_alone
+
+
+@contextmanager
+def shown(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """The house's progress display, as `fits.fitting` wants it."""
+    with progress(title, total) as tick:
+        yield lambda n: tick(n)
+
+
+def command(
+    cohort: Annotated[Path, typer.Argument(metavar="COHORT.csv", help="Cohort file; see `reinfuse check`.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run.")],
+    model: Annotated[str, typer.Option(help="Model; see `reinfuse models`.")] = "bcma",
+    variant: Annotated[
+        str, typer.Option(help="Restriction of the model: no-exhaustion, full or no-dysfunction.")
+    ] = "no-exhaustion",
+    compare: Annotated[
+        bool, typer.Option(help="Also fit the model with exhaustion, and compare the two.")
+    ] = False,
+    draws: Annotated[int, typer.Option(help="Kept draws of each chain.")] = 1000,
+    tune: Annotated[int, typer.Option(help="Warm-up sweeps of each chain.")] = 400,
+    thin: Annotated[int, typer.Option(help="Sweeps per kept draw.")] = 3,
+    chains: Annotated[int, typer.Option(help="Number of chains.")] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of everything.")] = 1,
+    sampler: Annotated[str, typer.Option(help="blocks (default) or nutpie.")] = "blocks",
+    cores: Annotated[int, typer.Option(help="Chains at a time; does not change the result.")] = 2,
+    resume: Annotated[bool, typer.Option("--resume", help="Re-use the finished chains of this run.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over an earlier run.")] = False,
+) -> None:
+    """Fit a cohort; write RUN with draws, diagnostics, figures and a report.
+
+    Exit code 3: done and saved, but not converged; the message says what to try.
+
+    Example: `reinfuse fit cohort.csv --out run --seed 1`
+    """
+    import sys
+
+    from rich.console import Console
+
+    from reinfuse.fits.cohort import read_cohort
+    from reinfuse.fits.fitting import compare_variants, fit
+    from reinfuse.fits.problem import Specification
+    from reinfuse.fits.sampling import Settings
+    from reinfuse.model.errors import ReinfuseError
+    from reinfuse.scripts.diagnose import judge
+
+    if model != "bcma":
+        raise ReinfuseError(f"model {model!r} cannot be fitted; use bcma")
+    console = Console()
+    console.print(NOTICE, style="dim")
+    read = read_cohort(cohort)
+    settings = Settings(draws=draws, tune=tune, thin=thin, chains=chains, seed=seed, sampler=sampler)
+    run = fit(
+        read,
+        out=out,
+        source=cohort,
+        specification=Specification(variant=variant),
+        settings=settings,
+        cores=cores,
+        resume=resume,
+        overwrite=force,
+        progress=shown,
+        command=list(sys.argv),
+    )
+    seconds = run.provenance["wall_seconds"]
+    console.print("Wall seconds: " + ", ".join(f"{stage} {value:.0f}" for stage, value in seconds.items()))
+    if compare:
+        compare_variants(run, read, settings, cores=cores, progress=shown)
+    judge(run, console)
+
+
+if __name__ == "__main__":
+    run_alone(command)
