@@ -1,0 +1,167 @@
+"""Everything the diagnosis of one run found, gathered once for the command line and for the report."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from reinfuse.model.products import PRODUCTS
+
+from ..cohort import Cohort, read_cohort
+from ..run import RunFolder
+from . import convergence, identifiability, predictive, yardsticks
+from .convergence import Diagnostics
+from .yardsticks import Yardsticks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What was found; tables are empty where the run lacks what they need.
+
+    Attributes
+    ----------
+    provenance
+        `run.json`.
+    cohort, tree
+        The cohort and the draws.
+    diagnostics
+        The verdict.
+    summary
+        Content of `summary.csv`.
+    judged, shrinkage, aliases
+        From `identifiability`.
+    observations, coverage, blq, medians
+        From `predictive`.
+    yardsticks
+        From `yardsticks.compute`.
+    """
+
+    provenance: dict[str, Any]
+    cohort: Cohort
+    tree: xr.DataTree
+    diagnostics: Diagnostics
+    summary: pd.DataFrame
+    judged: pd.DataFrame
+    shrinkage: pd.DataFrame
+    aliases: pd.DataFrame
+    observations: pd.DataFrame
+    coverage: pd.DataFrame
+    blq: pd.DataFrame
+    medians: pd.DataFrame
+    yardsticks: Yardsticks
+
+    @property
+    def posterior(self) -> xr.Dataset:
+        """The `/posterior` group."""
+        return self.tree["posterior"].to_dataset()
+
+    def with_verdict(self, *words: str) -> list[str]:
+        """Return the names of the scalars with one of these verdicts, in the order of the table."""
+        if len(self.judged) == 0:
+            return []
+        return self.judged.loc[self.judged["verdict"].isin(words), "parameter"].tolist()
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A product that stands in a run's cohort; its reference dose plays no part in a diagnosis."""
+
+    dose: float = float("nan")
+
+
+def cohort_of(run: RunFolder) -> Cohort:
+    """Read the cohort of a run, products of the user's own included.
+
+    The fit has checked the products already, so a name that is not registered here is taken as it stands.
+
+    Raises
+    ------
+    ReinfuseError
+        If the file is not a cohort.
+    """
+    cells = pd.read_csv(run.cohort_path, dtype=str, keep_default_na=False).rename(columns=str.upper)
+    named = {name.strip().lower() for name in cells["PRODUCT"]} - {""} if "PRODUCT" in cells else set()
+    own = {name: _Known() for name in named if name not in PRODUCTS}
+    return read_cohort(run.cohort_path, products={**PRODUCTS, **own})
+
+
+def examine(run: RunFolder) -> Findings:
+    """Diagnose a run.
+
+    Parameters
+    ----------
+    run
+        An open run folder.
+
+    Returns
+    -------
+    Findings
+        Nothing is written; see `record`.
+
+    Raises
+    ------
+    ReinfuseError
+        If the run has no readable posterior or cohort.
+    """
+    written = run.provenance
+    tree, cohort = run.posterior(), cohort_of(run)
+    failures = written.get("solver_failures")
+    diagnostics = convergence.diagnose(
+        tree,
+        sampler=str(written.get("sampler", "not recorded")),
+        solver_failures=None if failures is None else int(failures),
+    )
+    has_prior = "prior" in tree.children
+    has_predictions = "posterior_predictive" in tree.children
+    observations = coverage = blq = medians = pd.DataFrame()
+    if has_predictions:
+        observations = predictive.per_observation(tree, yardsticks.infusion_days(cohort))
+        coverage = predictive.coverage_table(observations)
+        blq = predictive.blq_table(tree, observations)
+        medians = predictive.median_table(tree, observations)
+    rng = np.random.default_rng(written.get("seed") or 0)
+    return Findings(
+        provenance=written,
+        cohort=cohort,
+        tree=tree,
+        diagnostics=diagnostics,
+        summary=convergence.summarise(tree),
+        judged=identifiability.judge(tree) if has_prior else pd.DataFrame(),
+        shrinkage=identifiability.shrinkage(tree),
+        aliases=identifiability.aliases(tree["posterior"].to_dataset()),
+        observations=observations,
+        coverage=coverage,
+        blq=blq,
+        medians=medians,
+        yardsticks=yardsticks.compute(tree, cohort, forecast=run.forecast(), rng=rng),
+    )
+
+
+def record(run: RunFolder, findings: Findings) -> None:
+    """Write `diagnostics.json` (verdict, identifiability and yardsticks) and `summary.csv` into the run."""
+    found = findings.yardsticks
+    run.write_diagnostics(
+        {
+            **findings.diagnostics.to_json(),
+            "identifiability": {
+                word: findings.with_verdict(word)
+                for word in identifiability.WORDS
+                if findings.with_verdict(word)
+            },
+            "shrinkage": dict(
+                zip(findings.shrinkage["effect"], findings.shrinkage["shrinkage"], strict=True)
+            ),
+            "aliases": findings.aliases.to_dict("records"),
+            "coverage": findings.coverage.to_dict("records"),
+            "yardsticks": {
+                "forecast": found.forecast.to_dict("records"),
+                "forecast_differences": found.differences.to_dict("records"),
+                "progression": found.survival.to_dict("records"),
+                "discrimination": found.discrimination.to_dict("records"),
+                "missing": list(found.missing),
+            },
+        }
+    )
+    run.write_summary(findings.summary)

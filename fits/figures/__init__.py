@@ -1,0 +1,1 @@
+"""Figures: one file per family; arrays or tables in, `matplotlib.figure.Figure` out."""

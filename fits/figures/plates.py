@@ -1,0 +1,247 @@
+"""All figures of one fit, in the order of the report, each with a name for its file and a caption."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..diagnosis import progression
+from ..diagnosis.findings import Findings
+from ..diagnosis.identifiability import WORDS
+from ..diagnosis.scalars import Scalar, list_scalars, stack
+from ..diagnosis.yardsticks import infusion_days
+from . import chains, individual, parameters, predictive, style, survival
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plate:
+    """One figure of a fit.
+
+    Attributes
+    ----------
+    section
+        Where it belongs: `fits`, `checks`, `parameters`, `progression` or `chains`.
+    name
+        File name without ending.
+    caption
+        What to see in it; also the text for readers who cannot.
+    figure
+        The figure.
+    """
+
+    section: str
+    name: str
+    caption: str
+    figure: Figure
+
+
+def draw_all(findings: Findings) -> Iterator[Plate]:
+    """Draw the figures of a fit one by one, leaving out those whose data the run lacks.
+
+    Parameters
+    ----------
+    findings
+        From `diagnosis.findings.examine`.
+    """
+    yield from _individual_fits(findings)
+    yield from _checks(findings)
+    yield from _progression(findings)
+    yield from _parameters(findings)
+    yield from _chains(findings)
+
+
+def count_plates(findings: Findings) -> int:
+    """Return about how many figures `draw_all` will draw, for a progress line."""
+    scalars = len(list_scalars(findings.posterior))
+    assays = findings.observations["dvid"].nunique() if len(findings.observations) else 0
+    fits = assays * _pages(findings.cohort.n_patients, individual.PER_PAGE)
+    learned = 1 + _pages(scalars, parameters.PER_PAGE)
+    learned += _pages(findings.posterior.sizes["effect"], parameters.COLUMNS)
+    return fits + 2 + assays + 1 + learned + _pages(scalars, chains.PER_PAGE)
+
+
+def _pages(items: int, per_page: int) -> int:
+    return -(-items // per_page)
+
+
+def _individual_fits(findings: Findings) -> Iterator[Plate]:
+    if len(findings.observations) == 0 or "curves" not in findings.tree.children:
+        return
+    curves = findings.tree["curves"].to_dataset()
+    patients = [str(name) for name in curves["patient"].values]
+    course = progression.first_course(findings.cohort)
+    progressed = course[course["event"] == progression.PROGRESSED]
+    for dvid in ("cart", "transgene", "sbcma", "mprotein"):
+        if dvid not in curves or dvid not in set(findings.observations["dvid"]):
+            continue
+        figures = individual.individual_fits(
+            times=curves["time"].values.astype(float),
+            curves=curves[dvid].transpose("sample", "patient", "time").values,
+            patients=patients,
+            observations=findings.observations,
+            dvid=dvid,
+            products=_first_products(findings),
+            infusions=infusion_days(findings.cohort),
+            progressions=dict(zip(progressed["patient"], progressed["time"], strict=True)),
+        )
+        for number, figure in enumerate(figures, start=1):
+            yield Plate(
+                section="fits",
+                name=f"individual_{dvid}_{number}",
+                caption=f"Individual fits of {style.assay_name(dvid)}, page {number} of {len(figures)}. "
+                "Bands are the curves that the posterior allows, without residual error; triangles lie at "
+                "a limit.",
+                figure=figure,
+            )
+
+
+def _checks(findings: Findings) -> Iterator[Plate]:
+    if len(findings.observations) == 0:
+        return
+    yield Plate(
+        section="checks",
+        name="observed_against_predicted",
+        caption="Observed values against the median of their predictions; the line is equality.",
+        figure=predictive.observed_against_predicted(findings.observations),
+    )
+    yield Plate(
+        section="checks",
+        name="residuals_over_time",
+        caption="Quantile residuals over time; under the model they are standard normal at every time.",
+        figure=predictive.residuals_over_time(findings.observations),
+    )
+    array = findings.tree["posterior_predictive"].to_dataset()["y"].transpose("chain", "draw", "observation")
+    draws = array.values.reshape(-1, array.sizes["observation"])
+    for dvid in sorted(findings.observations["dvid"].unique()):
+        figure = predictive.predictive_check(findings.observations, draws, dvid)
+        if figure is not None:
+            yield Plate(
+                section="checks",
+                name=f"predictive_check_{dvid}",
+                caption=f"Predictive check of {style.assay_name(dvid)}: 10th, 50th and 90th percentile by "
+                "visit window with the 95 % band of simulated ones; below, the share under the limit.",
+                figure=figure,
+            )
+
+
+def _progression(findings: Findings) -> Iterator[Plate]:
+    course = progression.first_course(findings.cohort)
+    if len(course) == 0:
+        return
+    curves = findings.tree["curves"].to_dataset() if "curves" in findings.tree.children else None
+    groups = []
+    for product, rows in course.groupby("product", sort=True):
+        at = middle = low = high = None
+        if curves is not None and "cumhaz" in curves:
+            at = np.linspace(0.0, min(float(curves["time"].max()), 1.05 * float(course["time"].max())), 121)
+            place = {str(name): i for i, name in enumerate(curves["patient"].values)}
+            members = [place[name] for name in rows["patient"] if name in place]
+            hazard = curves["cumhaz"].transpose("sample", "patient", "time").values[:, members]
+            predicted = progression.predicted_survival(hazard, curves["time"].values, at)
+            low, middle, high = np.quantile(predicted, [0.025, 0.5, 0.975], axis=0)
+        groups.append(
+            survival.Group(
+                label=str(product),
+                time=rows["time"].to_numpy(dtype=float),
+                event=(rows["event"] == progression.PROGRESSED).to_numpy(),
+                at=at,
+                predicted=middle,
+                lower=low,
+                upper=high,
+                colour=style.product_colour(str(product), sorted(course["product"].unique())),
+            )
+        )
+    yield Plate(
+        section="progression",
+        name="progression",
+        caption="Progression after the first infusion: Kaplan-Meier steps and the mean of the patients' "
+        "predicted curves. The patients' own outcomes shaped the prediction; deaths without progression "
+        "end follow-up.",
+        figure=survival.survival_curves(groups, title="Progression: observed against predicted"),
+    )
+
+
+def _parameters(findings: Findings) -> Iterator[Plate]:
+    posterior = findings.posterior
+    scalars = list_scalars(posterior)
+    if len(findings.judged):
+        yield Plate(
+            section="parameters",
+            name="contraction",
+            caption="Contraction of each population parameter: 100 % is known from the data, 0 % is the "
+            "prior.",
+            figure=parameters.contraction_chart(findings.judged),
+        )
+        after = stack(posterior, scalars).values.reshape(-1, len(scalars))
+        before = stack(findings.tree["prior"].to_dataset(), scalars).values.reshape(-1, len(scalars))
+        figures = parameters.prior_against_posterior(
+            names=[scalar.name for scalar in scalars],
+            units=[scalar.unit for scalar in scalars],
+            transforms=[scalar.transform for scalar in scalars],
+            prior=before,
+            posterior=after,
+            contraction=findings.judged["contraction"].tolist(),
+            verdict=findings.judged["verdict"].tolist(),
+        )
+        for number, figure in enumerate(figures, start=1):
+            words = "; ".join(f"{word}: {meaning}" for word, meaning in WORDS.items() if word != "fixed")
+            yield Plate(
+                section="parameters",
+                name=f"prior_posterior_{number}",
+                caption=f"Prior (grey) against posterior, each scaled to the same height. {words}.",
+                figure=figure,
+            )
+    yield from _individual_effects(findings, {s.symbol: s for s in scalars if s.family == "population"})
+
+
+def _individual_effects(findings: Findings, known: dict[str, Scalar]) -> Iterator[Plate]:
+    individual_parameters = findings.posterior["individual"].transpose("chain", "draw", "patient", "effect")
+    effects = [str(name) for name in individual_parameters["effect"].values]
+    patients = [str(name) for name in individual_parameters["patient"].values]
+    draws = individual_parameters.values.reshape(-1, len(patients), len(effects))
+    products = _first_products(findings)
+    figures = parameters.individual_effects(
+        draws=draws,
+        patients=patients,
+        effects=effects,
+        units=[known[name].unit if name in known else "" for name in effects],
+        positive=[bool((draws[:, :, i] > 0).all()) for i in range(len(effects))],
+        products=[products.get(name, "") for name in patients],
+    )
+    for number, figure in enumerate(figures, start=1):
+        yield Plate(
+            section="parameters",
+            name=f"individual_effects_{number}",
+            caption="Individual parameters of the patients; wide bars beside a narrow spread of medians "
+            "are shrinkage.",
+            figure=figure,
+        )
+
+
+def _chains(findings: Findings) -> Iterator[Plate]:
+    scalars = list_scalars(findings.posterior)
+    rhat = findings.summary.set_index("parameter")["rhat"]
+    statistics = findings.tree["sample_stats"].to_dataset()
+    divergent = (
+        statistics["diverging"].transpose("chain", "draw").values if "diverging" in statistics else None
+    )
+    figures = chains.traces_and_ranks(
+        names=[scalar.name for scalar in scalars],
+        draws=stack(findings.posterior, scalars).values,
+        rhat=[float(rhat[scalar.name]) for scalar in scalars],
+        divergent=divergent,
+    )
+    for number, figure in enumerate(figures, start=1):
+        yield Plate(
+            section="chains",
+            name=f"chains_{number}",
+            caption="Traces should look alike in all chains; ranks should scatter evenly around 1.",
+            figure=figure,
+        )
+
+
+def _first_products(findings: Findings) -> dict[str, str]:
+    infusions = findings.cohort.infusions
+    first = infusions[infusions["SLOT"] == 1]
+    return {str(name): str(product) for name, product in zip(first["ID"], first["PRODUCT"], strict=True)}

@@ -1,0 +1,243 @@
+"""`reinfuse diagnose`: is a run to be trusted, what did it learn, and what does it predict."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from reinfuse.scripts._shell import NotTrusted, progress, run_alone
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from reinfuse.fits.diagnosis.findings import Findings
+    from reinfuse.fits.run import RunFolder
+
+
+def command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `reinfuse fit`.")],
+    figures: Annotated[bool, typer.Option(help="Draw the figures into RUN/figures.")] = True,
+    svg: Annotated[bool, typer.Option("--svg", help="Write every figure as SVG too.")] = False,
+) -> None:
+    """Judge a run: convergence, identifiability, predictive checks, yardsticks.
+
+    Writes `diagnostics.json`, `summary.csv` and `figures/` into the run. Exit code 3 if it did not converge.
+    """
+    from rich.console import Console
+
+    from reinfuse.fits.run import RunFolder
+
+    judge(RunFolder.open(run), Console(), figures=figures, svg=svg, report=False)
+
+
+def judge(
+    folder: "RunFolder", console: "Console", *, figures: bool = True, svg: bool = False, report: bool = True
+) -> None:
+    """Examine a run, write what was found, print it; raise `NotTrusted` if it did not converge."""
+    from reinfuse.fits.diagnosis.findings import examine, record
+    from reinfuse.fits.report.build import build_report
+
+    found = examine(folder)
+    record(folder, found)
+    show(found, console)
+    if figures:
+        draw(found, folder.figures, svg=svg)
+    if report:
+        with progress("Report", 1) as tick:
+            build_report(folder, found)
+            tick()
+        console.print(f"Report: {folder.path / 'report.html'}")
+    if not found.diagnostics.converged:
+        advice = " ".join(found.diagnostics.advice)
+        raise NotTrusted(f"{why_not(found)} {advice}".strip())
+
+
+def draw(found: "Findings", folder: Path, *, svg: bool) -> None:
+    """Draw all figures of a run into a folder, with a progress line."""
+    from reinfuse.fits.figures import style
+    from reinfuse.fits.figures.plates import count_plates, draw_all
+
+    with progress("Figures", count_plates(found)) as tick:
+        for plate in draw_all(found):
+            style.save(plate.figure, folder, plate.name, svg=svg)
+            tick()
+
+
+def why_not(found: "Findings") -> str:
+    """Say in one sentence which diagnostics failed."""
+    from reinfuse.fits.diagnosis.convergence import MAX_DIVERGENCE_SHARE, MAX_RHAT, MIN_ESS
+
+    numbers = found.diagnostics
+    reasons = []
+    if not numbers.max_rhat < MAX_RHAT:
+        reasons.append(f"R-hat up to {numbers.max_rhat:.3f} ({MAX_RHAT} is the limit)")
+    for words, value in (("bulk", numbers.min_ess_bulk), ("tail", numbers.min_ess_tail)):
+        if not value > MIN_ESS:
+            reasons.append(f"{words} effective sample size down to {value:.0f} ({MIN_ESS:.0f} is the limit)")
+    if numbers.divergence_share is not None and not numbers.divergence_share < MAX_DIVERGENCE_SHARE:
+        limit = f"{100 * MAX_DIVERGENCE_SHARE:.1f} % is the limit"
+        reasons.append(f"{100 * numbers.divergence_share:.2f} % divergent draws ({limit})")
+    return f"{'; '.join(reasons)}." if reasons else ""
+
+
+def show(found: "Findings", console: "Console") -> None:
+    """Print the findings, readable at 80 columns.
+
+    Parameters
+    ----------
+    found
+        From `reinfuse.fits.diagnosis.findings.examine`.
+    console
+        Where to print.
+    """
+    _convergence(found, console)
+    _identifiability(found, console)
+    _checks(found, console)
+    _yardsticks(found, console)
+
+
+def _convergence(found: "Findings", console: "Console") -> None:
+    numbers = found.diagnostics
+    word = "[bold green]converged[/]" if numbers.converged else "[bold red]not converged[/]"
+    console.print(f"The fit is {word}.")
+    share = "not recorded" if numbers.divergence_share is None else f"{100 * numbers.divergence_share:.2f} %"
+    lines = [
+        ("largest R-hat", f"{numbers.max_rhat:.4f}", "below 1.01"),
+        ("smallest ESS, bulk", f"{numbers.min_ess_bulk:.0f}", "above 400"),
+        ("smallest ESS, tail", f"{numbers.min_ess_tail:.0f}", "above 400"),
+        ("divergent draws", f"{_or_dash(numbers.divergences)} ({share})", "below 0.1 %"),
+        ("solver failures", _or_dash(numbers.solver_failures), ""),
+        ("numbers checked", str(numbers.n_scalars), ""),
+        ("draws", f"{numbers.n_chains} chains of {numbers.n_draws}", ""),
+        ("sampler", numbers.sampler, ""),
+    ]
+    _print_table(console, "Convergence", ("", "found", "wanted"), lines)
+    slowest: list[Sequence[str]] = [
+        (str(row["parameter"]), f"{row['rhat']:.4f}", f"{row['ess_bulk']:.0f}", f"{row['ess_tail']:.0f}")
+        for row in numbers.worst[:6]
+    ]
+    _print_table(console, "Slowest numbers", ("number", "R-hat", "ESS bulk", "ESS tail"), slowest)
+    for sentence in numbers.advice:
+        console.print(f"[yellow]•[/] {escape(sentence)}", highlight=False)
+
+
+def _identifiability(found: "Findings", console: "Console") -> None:
+    from reinfuse.fits.diagnosis.identifiability import WORDS
+
+    lines: list[Sequence[str]] = [
+        (word, ", ".join(found.with_verdict(word)))
+        for word in WORDS
+        if word != "fixed" and found.with_verdict(word)
+    ]
+    _print_table(console, "What the data said", ("", "parameters"), lines, words=2)
+    shrunk: list[Sequence[str]] = [
+        (str(row["effect"]), f"{row['omega']:.3g}", f"{100 * row['shrinkage']:.0f} %")
+        for row in found.shrinkage.to_dict("records")
+    ]
+    _print_table(console, "Shrinkage of individual values", ("effect", "omega", "shrinkage"), shrunk)
+    for row in found.aliases.to_dict("records"):
+        pair = f"{row['first']} and {row['second']}"
+        console.print(f"[yellow]•[/] {escape(pair)} are aliased ({row['correlation']:+.2f})", highlight=False)
+
+
+def _checks(found: "Findings", console: "Console") -> None:
+    shares = ("inside_50", "inside_80", "inside_95")
+    lines: list[Sequence[str]] = [
+        (row["dvid"], str(row["n"]), str(row["n_censored"]), *(f"{100 * row[name]:.0f} %" for name in shares))
+        for row in found.coverage.to_dict("records")
+    ]
+    header = ("assay", "n", "censored", "in 50 %", "in 80 %", "in 95 %")
+    _print_table(console, "Measurements inside their predictive intervals", header, lines)
+    if len(found.medians):
+        odd = int((found.medians["p_value"] < 0.05).sum())
+        console.print(
+            f"{odd} of {len(found.medians)} visit windows have a median with a predictive p-value below "
+            "0.05.",
+            highlight=False,
+        )
+
+
+def _yardsticks(found: "Findings", console: "Console") -> None:
+    sticks = found.yardsticks
+    lines: list[Sequence[str]] = [
+        (
+            row["model"],
+            row["dvid"],
+            f"{row['n']:.0f}",
+            _pair(row.get("elpd"), row.get("elpd_se")),
+            _number(row["error_in_ln"]),
+        )
+        for row in _records(sticks.forecast)
+    ]
+    header = ("forecast by", "assay", "rows", "elpd (s.e.)", "error in ln")
+    _print_table(console, "Yardstick: forecast of about day 100 from the first weeks", header, lines, words=2)
+    lines = [
+        (row["dvid"], f"{row['n']}", _pair(row["difference"], row["difference_se"]))
+        for row in _records(sticks.differences)
+    ]
+    _print_table(console, "elpd, model less Stein's curve", ("assay", "rows", "difference (s.e.)"), lines)
+    lines = [
+        (
+            row["product"],
+            f"{row['day']:.0f}",
+            f"{row['at_risk']}",
+            _number(row["observed"]),
+            f"{_number(row['predicted'])} ({_number(row['predicted_lower'])} to "
+            f"{_number(row['predicted_upper'])})",
+        )
+        for row in _records(sticks.survival)
+    ]
+    header = ("product", "day", "at risk", "Kaplan-Meier", "predicted (95 %)")
+    _print_table(console, "Yardstick: free of progression", header, lines)
+    for row in _records(sticks.discrimination):
+        interval = f"{_number(row['lower'])} to {_number(row['upper'])}"
+        console.print(
+            f"• {row['measure']}: [bold]{_number(row['value'])}[/] ({interval}; {row['basis']}; "
+            f"{row['note']})",
+            highlight=False,
+        )
+    for sentence in sticks.missing:
+        console.print(f"[dim]• {escape(sentence)}[/]", highlight=False)
+
+
+def _print_table(
+    console: "Console", title: str, header: Sequence[str], lines: Sequence[Sequence[str]], *, words: int = 1
+) -> None:
+    """Print a table whose first `words` columns are words and the rest numbers; nothing without lines."""
+    from rich import box
+    from rich.table import Table
+
+    if not lines:
+        return
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    for place, name in enumerate(header):
+        table.add_column(name, justify="left" if place < words else "right")
+    for line in lines:
+        table.add_row(*(escape(cell) for cell in line))
+    console.print(f"\n[bold]{title}[/]", highlight=False)
+    console.print(table)
+
+
+def _records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _or_dash(value: int | None) -> str:
+    return "not recorded" if value is None else str(value)
+
+
+def _number(value: float) -> str:
+    return "–" if value != value else f"{value:.2f}"
+
+
+def _pair(value: float | None, error: float | None) -> str:
+    if value is None or error is None or value != value:
+        return "–"
+    return f"{value:.1f} ({_number(error)})"
+
+
+if __name__ == "__main__":
+    run_alone(command)

@@ -1,0 +1,35 @@
+"""`reinfuse report`: a run as one HTML file that needs no network."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reinfuse.scripts._shell import NotTrusted, run_alone
+
+
+def command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `reinfuse fit`.")],
+) -> None:
+    """Write RUN/report.html: one self-contained file with figures, diagnostics in words, and limits.
+
+    Exit code 3 if the run did not converge; the report is written all the same, and says so.
+    """
+    from rich.console import Console
+
+    from reinfuse.fits.diagnosis.findings import examine, record
+    from reinfuse.fits.report.build import build_report
+    from reinfuse.fits.run import RunFolder
+
+    folder = RunFolder.open(run)
+    found = examine(folder)
+    record(folder, found)
+    page = build_report(folder, found)
+    size = f"{page.stat().st_size / 1e6:.1f} MB"
+    Console(soft_wrap=True).print(f"Written: {page} ({size}, self-contained)", highlight=False)
+    if not found.diagnostics.converged:
+        raise NotTrusted(" ".join(found.diagnostics.advice) or "The run did not converge.")
+
+
+if __name__ == "__main__":
+    run_alone(command)
