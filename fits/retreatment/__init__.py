@@ -1,0 +1,1 @@
+"""Second-infusion experiments: scenarios, virtual patients, arms, outcomes, statistics, the anchor study."""

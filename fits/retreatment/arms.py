@@ -1,0 +1,148 @@
+"""From a scenario to what the simulator needs: infusions, and parameters under the scenario's hypotheses.
+
+The same virtual patients go through every arm. Nothing here draws a random number: hypotheses multiply
+parameters, products set slot parameters (`f0_2`, `gp_1`, …), and the occasion noise of an infusion comes with
+the patient, so that two arms differ only in what the scenario says.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reinfuse.model.course import Infusion
+from reinfuse.model.parameters import Parameter, from_transformed, to_transformed
+from reinfuse.model.products import Product
+
+from .scenarios import Scenario, ScenarioFile
+from .virtual_patients import VirtualPatients
+
+type Floats = NDArray[np.float64]
+
+#: Parameters that each hypothesis multiplies. A multiplier of 0 switches the mechanism off.
+HYPOTHESES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "host_dysfunction": ("bR", "bXQ", "sline", "sres"),
+        "antigen_loss_fraction": ("fr",),
+        "anti_car_immunity": ("alA",),
+        "microenvironment": ("bX", "bK"),
+    }
+)
+#: Day before therapy: cells taken then come from T cells with the dysfunction Q0.
+BEFORE_THERAPY: Final = 0.0
+#: Share of BCMA-low cells at or above which the antigen-loss multiplier may not push a patient.
+MOST_ANTIGEN_LOW: Final = 0.5
+
+
+def under_hypotheses(
+    parameters: Mapping[str, Floats], scenario: Scenario, rows: Mapping[str, Parameter]
+) -> dict[str, Floats]:
+    """Multiply the parameters of the scenario's hypotheses.
+
+    Parameters
+    ----------
+    parameters
+        Individual parameters, natural scale, (n,) each.
+    scenario
+        Its four multipliers.
+    rows
+        Table rows, for the transforms: a parameter that lives in (0, 1) has its odds multiplied.
+
+    Returns
+    -------
+    dict
+        A copy; parameters absent from `parameters` stay absent.
+    """
+    out = dict(parameters)
+    for hypothesis, names in HYPOTHESES.items():
+        factor = float(getattr(scenario, hypothesis))
+        for name in names:
+            if factor != 1.0 and name in out:
+                out[name] = _multiplied(out[name], factor, rows[name].transform)
+    if scenario.antigen_loss_fraction > 1.0 and "fr" in out:
+        out["fr"] = np.minimum(out["fr"], MOST_ANTIGEN_LOW)
+    return out
+
+
+def _multiplied(values: Floats, factor: float, transform: str) -> Floats:
+    """Multiply natural values, or odds under logit; 0 gives 0."""
+    if factor == 0.0 or transform != "logit":
+        return values * factor
+    # a value that a variant holds at 0 has no logit, and stays 0
+    some = values > 0
+    out = np.zeros_like(values)
+    shifted = to_transformed(values[some], transform=transform) + np.log(factor)
+    out[some] = from_transformed(shifted, transform=transform)
+    return out
+
+
+def slot_parameters(patients: VirtualPatients, products: Sequence[Product]) -> dict[str, Floats]:
+    """Product fields of each infusion slot, for patients of whom each may have its own.
+
+    Parameters
+    ----------
+    patients
+        With the uncertain or fitted fields of the products.
+    products
+        Product of slot 1, 2, …
+
+    Returns
+    -------
+    dict of str to ndarray (n,)
+        `f0_1` and so on, only for fields that differ from the product's own numbers, and `occ_1` and so on.
+    """
+    out: dict[str, Floats] = {}
+    for slot, product in enumerate(products, start=1):
+        for (name, field), values in patients.fields.items():
+            if name == product.name:
+                out[f"{field}_{slot}"] = values
+        out[f"occ_{slot}"] = patients.occasion[:, slot - 1]
+    return out
+
+
+def first_infusion(scenario: Scenario, file: ScenarioFile) -> Infusion:
+    """Build the first infusion of a scenario, on day 0."""
+    first = scenario.first
+    return Infusion(
+        product=file.product(first.product),
+        dose=first.dose,
+        lymphodepletion=first.lymphodepletion,
+        bridging=first.bridging,
+    )
+
+
+def second_infusion(scenario: Scenario, file: ScenarioFile, day: Floats) -> Infusion | None:
+    """Build the second infusion of a scenario on each patient's day, shape (n,); None for the comparator."""
+    second = scenario.second
+    if second is None or scenario.no_second:
+        return None
+    return Infusion(
+        product=file.product(second.product),
+        day=day,
+        dose=second.dose,
+        lymphodepletion=second.lymphodepletion,
+        bridging=second.bridging,
+        apheresis_day=BEFORE_THERAPY if second.apheresis == "banked" else None,
+        same_scfv=second.same_scfv,
+    )
+
+
+def infusion_day(progression_day: Floats, scenario: Scenario) -> Floats:
+    """Day of the second infusion: the first whole day at or after progression plus the scenario's wait."""
+    return np.ceil(progression_day + scenario.days_after_progression)
+
+
+def arm_parameters(
+    patients: VirtualPatients,
+    scenario: Scenario,
+    course: Sequence[Infusion],
+    rows: Mapping[str, Parameter],
+) -> dict[str, Floats]:
+    """Everything that the simulator gets as `parameters` for one arm."""
+    products = [infusion.product for infusion in course if isinstance(infusion.product, Product)]
+    return {
+        **under_hypotheses(patients.parameters, scenario, rows),
+        **slot_parameters(patients, products),
+    }

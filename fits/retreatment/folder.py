@@ -1,0 +1,146 @@
+"""The folder that `reinfuse retreat` leaves behind: tables, figures, provenance.
+
+`outcomes.parquet` (one row per scenario and virtual patient), `summary.csv` (per scenario and first-response
+group), `anchor.csv` (beside the published study), `figures/`, and `run.json`, written last: a folder without
+it was not finished.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from reinfuse.model.errors import ReinfuseError
+
+from ..figures import style
+
+RUN_FILE: Final = "run.json"
+OUTCOMES_FILE: Final = "outcomes.parquet"
+SUMMARY_FILE: Final = "summary.csv"
+ANCHOR_FILE: Final = "anchor.csv"
+FIGURES_FOLDER: Final = "figures"
+#: What `kind` says in `run.json`, so that a folder is known as ours.
+KIND: Final = "retreat"
+
+
+def prepare(path: str | Path, *, force: bool = False) -> Path:
+    """Make the folder, or make sure that it may be written to; what it holds stays until `write`.
+
+    Parameters
+    ----------
+    path
+        The folder; its parents are made too.
+    force
+        Write into a folder that holds other files. They are left alone, unless they have our names.
+
+    Raises
+    ------
+    ReinfuseError
+        If the path is a file, or the folder holds something else than an earlier experiment. Nothing is
+        changed then.
+    """
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise ReinfuseError(f"{folder} is a file; --out needs a folder. Name a folder that is new or empty.")
+    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    if names and not force and not is_ours(folder):
+        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        raise ReinfuseError(
+            f"{folder} holds other files ({shown}). Name a folder that is new or empty, or add --force."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a folder holds an earlier experiment of `reinfuse retreat`."""
+    try:
+        content = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        return False
+    return isinstance(content, dict) and content.get("kind") == KIND
+
+
+def is_empty_or_figures(folder: Path) -> bool:
+    """Whether a folder holds nothing but PNG files, so that it can only be ours."""
+    return folder.is_dir() and all(entry.suffix == ".png" and entry.is_file() for entry in folder.iterdir())
+
+
+def write(
+    folder: Path,
+    *,
+    outcomes: pd.DataFrame,
+    summary: pd.DataFrame,
+    anchor: pd.DataFrame | None,
+    figures: Mapping[str, Figure],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write everything in place of an earlier experiment; `run.json` comes last.
+
+    Parameters
+    ----------
+    folder
+        From `prepare`.
+    outcomes, summary
+        Tables of the experiment.
+    anchor
+        The comparison with the published study; None if no scenario mimics it.
+    figures
+        By file name without ending.
+    provenance
+        What `run.json` says beside its `kind`.
+    """
+    for name in (RUN_FILE, OUTCOMES_FILE, SUMMARY_FILE, ANCHOR_FILE):
+        (folder / name).unlink(missing_ok=True)
+    if is_empty_or_figures(folder / FIGURES_FOLDER):
+        shutil.rmtree(folder / FIGURES_FOLDER, ignore_errors=True)
+    _put(folder / OUTCOMES_FILE, lambda file: outcomes.to_parquet(file, index=False))
+    _put(folder / SUMMARY_FILE, lambda file: _csv(summary, file))
+    if anchor is not None:
+        _put(folder / ANCHOR_FILE, lambda file: _csv(anchor, file))
+    (folder / FIGURES_FOLDER).mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        style.save(figure, folder / FIGURES_FOLDER, name)
+    text = json.dumps({"kind": KIND, **_plain(dict(provenance))}, indent=2, ensure_ascii=False)
+    _put(folder / RUN_FILE, lambda file: file.write_text(text + "\n", encoding="utf-8"))
+
+
+def acceptance_table(acceptance: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Acceptance by scenario as plain numbers, with the share of candidates that met the conditions."""
+    return {name: {**asdict(seen), "share": seen.share} for name, seen in acceptance.items()}
+
+
+def _csv(table: pd.DataFrame, file: Path) -> None:
+    table.to_csv(file, index=False, lineterminator="\n", float_format="%.6g")
+
+
+def _put(file: Path, write_to: Callable[[Path], object]) -> None:
+    """Write beside the final name, then rename, so that no half file is ever seen."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        write_to(temporary)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    """Turn NumPy numbers, tuples and sets into what JSON can hold; what is not finite becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return value
