@@ -1,0 +1,101 @@
+"""`reinfuse retreat` from the command line, on the toy simulator."""
+
+import json
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from reinfuse.fits.retreatment import engine
+from reinfuse.model.errors import ReinfuseError
+from reinfuse.scripts.main import build
+
+from .conftest import TEXT, toy
+from .test_virtual_patients import write_run
+
+
+@pytest.fixture
+def reinfuse(monkeypatch):
+    monkeypatch.setattr(engine, "_model_simulator", lambda: toy)
+
+    def call(*words):
+        return CliRunner().invoke(build(), ["retreat", *map(str, words)])
+
+    return call
+
+
+@pytest.fixture
+def toy_scenarios(tmp_path):
+    path = tmp_path / "toy.toml"
+    path.write_text('anchor = "two"\n' + TEXT)
+    return path
+
+
+def test_priors_to_tables(reinfuse, tmp_path, toy_scenarios):
+    out = tmp_path / "out"
+    result = reinfuse("--prior", "--scenarios", toy_scenarios, "--out", out, "--patients", 30, "--draws", 5)
+    assert result.exit_code == 0, result.output
+    for words in ("not a medical device", "observed 10/10 [69%, 100%]", "mostly frailty", "priors alone"):
+        assert words in " ".join(result.output.split())
+    outcomes = pd.read_parquet(out / "outcomes.parquet")
+    assert outcomes.groupby("scenario").size().tolist() == [30] * 3
+    assert set(outcomes["draw"]) == set(range(5))
+    assert {"swimmer.png", "pfs_by_group.png", "pfs_by_scenario.png", "best_response.png", "anchor.png"} == {
+        path.name for path in (out / "figures").iterdir()
+    }
+    written = json.loads((out / "run.json").read_text())
+    assert (written["kind"], written["seed"], written["options"], written["patients"]) == (
+        "retreat",
+        1,
+        "reference",
+        30,
+    )
+    assert written["caveats"]
+    assert written["acceptance"]["two"]["kept"] == 30
+
+
+def test_the_same_seed_gives_the_same_bytes(reinfuse, tmp_path, toy_scenarios):
+    for name in ("first", "second"):
+        reinfuse("--prior", "--scenarios", toy_scenarios, "--out", tmp_path / name, "--patients", 20)
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert (first / "summary.csv").read_bytes() == (second / "summary.csv").read_bytes()
+    assert (first / "outcomes.parquet").read_bytes() == (second / "outcomes.parquet").read_bytes()
+
+
+def test_a_run_to_tables(reinfuse, tmp_path, toy_scenarios):
+    run = write_run(tmp_path / "run", variant="full").path
+    out = tmp_path / "out"
+    result = reinfuse(run, "--scenarios", toy_scenarios, "--out", out, "--patients", 20)
+    assert result.exit_code == 0, result.output
+    written = json.loads((out / "run.json").read_text())
+    assert (written["variant"], written["options"], written["draws"]) == ("full", "real", 10)
+    assert written["cohort_sha256"] == json.loads((run / "run.json").read_text())["cohort_sha256"]
+    assert "no data with second infusions stand behind it" in " ".join(written["caveats"])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--prior"], "--out is missing"),
+        (["--out", "OUT"], "neither a RUN nor --prior"),
+        (["gone", "--prior", "--out", "OUT"], "both gone and --prior"),
+        (["gone", "--out", "OUT"], "no folder gone"),
+        (["--prior", "--scenarios", "gone.toml", "--out", "OUT"], "cannot be read"),
+    ],
+)
+def test_bad_usage_is_told_and_writes_nothing(reinfuse, tmp_path, words, told):
+    out = tmp_path / "out"
+    result = reinfuse(*(str(out) if word == "OUT" else word for word in words))
+    assert isinstance(result.exception, ReinfuseError)
+    assert told in str(result.exception)
+    assert not out.exists()
+
+
+def test_another_folder_is_not_overwritten(reinfuse, tmp_path, toy_scenarios):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    words = ["--prior", "--scenarios", toy_scenarios, "--out", out, "--patients", 10]
+    assert "--force" in str(reinfuse(*words).exception)
+    assert reinfuse(*words, "--force").exit_code == 0
+    assert (out / "notes.txt").read_text() == "mine"

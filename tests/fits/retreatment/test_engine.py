@@ -1,0 +1,213 @@
+import numpy as np
+import pytest
+
+from reinfuse.fits.retreatment import engine, scenarios
+from reinfuse.fits.retreatment.engine import BLOCK, OUTCOME_COLUMNS
+from reinfuse.fits.retreatment.virtual_patients import from_prior
+from reinfuse.model.errors import ReinfuseError
+from reinfuse.model.parameters import DAYS_PER_MONTH
+
+from .conftest import TEXT, toy, toy_population
+
+HEAD = '[[scenario]]\nname = "a"\nfirst.product = "ide-cel"\nsecond.product = "cilta-cel"\n'
+
+
+def run(file, population, patients=150, seed=1, **more):
+    file = scenarios.parse(file) if isinstance(file, str) else file
+    return engine.run(file, population, patients=patients, seed=seed, simulate=toy, **more)
+
+
+def arm(experiment, name):
+    return experiment.outcomes[experiment.outcomes["scenario"] == name].reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    return run(TEXT, toy_population())
+
+
+def test_outcomes_have_the_promised_columns(experiment):
+    assert list(experiment.outcomes.columns) == list(OUTCOME_COLUMNS)
+    assert experiment.outcomes.groupby("scenario").size().tolist() == [150] * 3
+    assert experiment.failures == 0
+
+
+def test_arms_are_paired(experiment):
+    two, none = arm(experiment, "two"), arm(experiment, "none")
+    shared = ["patient", "draw", "group", "infusion_day", "infused", *(c for c in two if c.endswith("_1"))]
+    for column in shared:
+        np.testing.assert_array_equal(two[column].to_numpy(), none[column].to_numpy(), err_msg=column)
+    # the second infusion does something
+    assert two["pfs_days_2"].mean() > 1.5 * none["pfs_days_2"].mean()
+
+
+def test_a_second_infusion_of_nothing_is_none(experiment):
+    nothing, none = arm(experiment, "nothing given"), arm(experiment, "none")
+    for column in ("best_2", "mrd5_2", "pfs_days_2", "pfs_event_2", "antigen_low_2"):
+        np.testing.assert_array_equal(nothing[column].to_numpy(), none[column].to_numpy(), err_msg=column)
+
+
+def test_the_comparator_has_no_product_and_no_exposure(experiment):
+    none = arm(experiment, "none")
+    assert set(none["second_product"]) == {"none"}
+    assert none[["cmax_2", "tmax_2", "auc28_2", "q_apheresis"]].isna().all(axis=None)
+    two = arm(experiment, "two")
+    assert (two["tmax_2"] == 10).all(), "the toy's second peak comes ten days after the second infusion"
+    assert two["q_apheresis"].notna().all()
+
+
+def test_everyone_kept_progressed_alive_within_the_horizon(experiment):
+    kept = experiment.outcomes
+    assert (kept["pfs_event_1"] == "progression").all()
+    assert (kept["pfs_days_1"] <= 60 * DAYS_PER_MONTH + 1).all()
+    assert (kept["infusion_day"] == np.ceil(kept["pfs_days_1"] + 60)).all()
+
+
+def test_acceptance_adds_up(experiment):
+    for seen in experiment.acceptance.values():
+        assert seen.kept == 150
+        assert seen.candidates % BLOCK == 0
+        out = seen.not_simulated + seen.not_judged + seen.died + seen.not_progressed + seen.other_group
+        assert seen.candidates - out >= seen.kept
+        assert 0 < seen.share < 1
+
+
+def test_a_candidate_is_the_same_in_every_experiment(experiment):
+    fewer = arm(run(HEAD + "second.bridging = 0.5\n", toy_population(), patients=40), "a")
+    more = arm(experiment, "two").head(40)
+    for column in fewer.columns.drop("scenario"):
+        np.testing.assert_array_equal(fewer[column].to_numpy(), more[column].to_numpy(), err_msg=column)
+    other = arm(run(HEAD, toy_population(), patients=40, seed=2), "a")
+    assert (other["pfs_days_1"].to_numpy() != more["pfs_days_1"].to_numpy()).any()
+
+
+def test_conditioning_selects_and_never_edits(experiment):
+    text = HEAD + 'second.bridging = 0.5\nfirst.response = ["durable"]\n'
+    durable = run(text, toy_population(), patients=60)
+    rows = durable.outcomes
+    assert set(rows["group"]) == {"durable"}
+    assert durable.acceptance["a"].other_group > 0
+    assert durable.acceptance["a"].share < experiment.acceptance["two"].share
+    # the same candidates, unedited, are among those of the experiment without conditions
+    both = rows.merge(arm(experiment, "two"), on="patient", suffixes=("", "_all"))
+    assert len(both) >= 3
+    for column in ("pfs_days_1", "pfs_days_2", "best_2", "infusion_day"):
+        np.testing.assert_array_equal(both[column].to_numpy(), both[f"{column}_all"].to_numpy())
+
+
+def test_explicit_limits_select():
+    rows = run(HEAD + "first.pfs_months = [6, 9]\n", toy_population(), patients=50).outcomes
+    months = rows["pfs_days_1"] / DAYS_PER_MONTH
+    assert months.between(6, 9, inclusive="right").all()
+
+
+def test_a_hypothesis_that_is_off_changes_its_arm_only():
+    text = HEAD + HEAD.replace('"a"', '"null"') + "host_dysfunction = false\n"
+    experiment = run(text, toy_population())
+    with_it, without = arm(experiment, "a"), arm(experiment, "null")
+    # in the toy, dysfunction (sline) weakens the second product only
+    np.testing.assert_array_equal(with_it["patient"], without["patient"])
+    assert (without["pfs_days_2"] >= with_it["pfs_days_2"]).all()
+    assert without["pfs_days_2"].mean() > 1.1 * with_it["pfs_days_2"].mean()
+
+
+def test_who_dies_before_the_second_infusion_is_marked_and_stays_paired():
+    text = HEAD + "second.days_after_progression = 400\n" + HEAD.replace('"a"', '"b"')
+    experiment = run(text, toy_population(hD=(0.001, 0.0)), patients=400)
+    late, soon = arm(experiment, "a"), arm(experiment, "b")
+    # a hazard of 0.001 per day over 400 days
+    assert (~late["infused"]).mean() == pytest.approx(1 - np.exp(-0.4), abs=0.06)
+    assert (~soon["infused"]).mean() == pytest.approx(1 - np.exp(-0.06), abs=0.04)
+    assert soon["infused"][late["infused"]].all(), "who lives to the late infusion lives to the early one"
+
+
+def test_courses_that_fail_are_counted_and_left_out():
+    population = toy_population(kX=(0.03, 0.0))
+
+    def failing(*, course, parameters, **more):
+        broken = np.arange(parameters["kX"].size) % 4 == 0
+        return toy(course=course, parameters={**parameters, "kX": np.where(broken, -1.0, 0.03)}, **more)
+
+    experiment = engine.run(scenarios.parse(HEAD), population, patients=100, seed=1, simulate=failing)
+    seen = experiment.acceptance["a"]
+    assert seen.not_simulated == seen.candidates / 4
+    assert experiment.failures == experiment.outcomes["failed"].sum() > 0
+    assert any("could not be simulated" in caveat for caveat in experiment.caveats)
+
+
+def test_too_few_candidates_are_told():
+    text = HEAD + "first.pfs_months = [16, 20]\n"
+    experiment = run(text, toy_population(), patients=25)
+    seen = experiment.acceptance["a"]
+    assert seen.kept < 25
+    assert any(f"only {seen.kept} of 25" in caveat for caveat in experiment.caveats)
+    with pytest.raises(ReinfuseError, match=r"none of \d+ virtual patients"):
+        run(HEAD + 'first.response = ["antigen-loss"]\n', toy_population(), patients=10)
+
+
+def test_progress_reaches_the_total():
+    ticks = []
+    run(TEXT, toy_population(), patients=30, progress=ticks.append)
+    assert sum(ticks) == 90
+
+
+@pytest.mark.parametrize("patients", [0, -3])
+def test_no_patients_is_refused(file, population, patients):
+    with pytest.raises(ReinfuseError, match=f"patients is {patients}"):
+        run(file, population, patients=patients)
+
+
+def test_hazards_need_the_model_that_has_them(population):
+    text = '[settings]\nprogression = "hazard"\n' + HEAD
+    with pytest.raises(ReinfuseError, match="use 'mprotein'"):
+        run(text, population)
+
+
+def test_caveats_say_what_the_figures_rest_on(experiment):
+    said = " ".join(experiment.caveats)
+    for words in (
+        "mostly frailty",
+        "no evidence",
+        "assumptions",
+        "(sline) comes from the prior alone",
+        "too good",
+    ):
+        assert words in said
+    priors = from_prior(rng=np.random.default_rng(0), products=[], n_draws=3, options="reference")
+    assert "priors alone" in " ".join(run(HEAD, priors, patients=5).caveats)
+
+
+# ------------------------------------------------------------------------------------------ real model
+
+
+@pytest.mark.parametrize("options", ["reference", "real"])
+def test_the_models_own_simulator_runs_and_a_second_infusion_of_nothing_is_none(options):
+    file = scenarios.parse(TEXT)
+    products = [file.product(name) for name in file.product_names]
+    population = from_prior(rng=np.random.default_rng(0), products=products, n_draws=20, options=options)
+    experiment = engine.run(file, population, patients=40, seed=3)
+    assert experiment.failures == 0
+    nothing, none = arm(experiment, "nothing given"), arm(experiment, "none")
+    # a slot without cells and lymphodepletion wears the host's T cells (qLD); the tumour does not notice
+    for column in ("best_2", "mrd5_2", "pfs_event_2"):
+        assert (nothing[column] == none[column]).mean() > 0.95, column
+    assert np.median(np.abs(nothing["pfs_days_2"] - none["pfs_days_2"])) == 0
+    two = arm(experiment, "two")
+    fewer = arm(engine.run(file, population, patients=15, seed=3), "two")
+    for column in fewer.columns:
+        np.testing.assert_array_equal(
+            fewer[column].to_numpy(), two[column].head(15).to_numpy(), err_msg=column
+        )
+    assert two["pfs_days_2"].mean() > none["pfs_days_2"].mean()
+    assert two["q_apheresis"].between(0, 1).all()
+    assert (two["cmax_2"] > 0).all()
+
+
+def test_progression_by_hazard_runs_on_the_real_cohorts_model():
+    file = scenarios.parse('[settings]\nprogression = "hazard"\n' + TEXT)
+    products = [file.product(name) for name in file.product_names]
+    population = from_prior(rng=np.random.default_rng(0), products=products, n_draws=20, options="real")
+    experiment = engine.run(file, population, patients=40, seed=3)
+    two, none = arm(experiment, "two"), arm(experiment, "none")
+    assert (two["pfs_event_1"] == "progression").all()
+    assert two["pfs_days_2"].mean() > none["pfs_days_2"].mean()

@@ -1,0 +1,124 @@
+import pytest
+
+from reinfuse.fits.retreatment.scenarios import GROUPS, ScenarioError, load, parse
+from reinfuse.model.errors import ReinfuseError
+
+GOOD = """
+[[scenario]]
+name = "a"
+first.product = "ide-cel"
+second.product = "cilta-cel"
+"""
+OWN = """
+[[product]]
+name = "home-cel"
+dose = 1e8
+fM0 = 0.2
+fX0 = 0.05
+immunogenicity = 0.1
+scale = 100.0
+scfv = "human"
+source = "ASSUMED"
+"""
+
+
+def test_the_bundled_file_asks_what_it_promises():
+    file = load()
+    by_name = {scenario.name: scenario for scenario in file.scenarios}
+    assert file.anchor == "ide-cel, then cilta-cel"
+    anchor = by_name[file.anchor]
+    assert (anchor.first.product, anchor.second_label, anchor.first.response) == (
+        "ide-cel",
+        "cilta-cel",
+        None,
+    )
+    assert (anchor.second.days_after_progression, anchor.second.bridging) == (60, 0.3)
+    assert by_name["no host dysfunction"].hypotheses == (0.0, 1.0, 1.0, 1.0)
+    assert by_name["ide-cel twice"].second.same_scfv is True
+    assert by_name["banked cells"].second.apheresis == "banked"
+    assert by_name["no second infusion"].second_label == "none"
+    # every arm but the null shares its first courses with the anchor, patient by patient
+    shared = [name for name, scenario in by_name.items() if scenario.first_key == anchor.first_key]
+    assert set(by_name) - set(shared) == {"no host dysfunction"}
+
+
+def test_switches_become_multipliers():
+    scenario = parse(
+        GOOD + "host_dysfunction = false\nanti_car_immunity = true\nmicroenvironment = 2\n"
+    ).scenarios[0]
+    assert scenario.hypotheses == (0.0, 1.0, 1.0, 2.0)
+
+
+def test_an_own_product_is_known_in_its_file_only():
+    file = parse(OWN + GOOD.replace("cilta-cel", "home-cel"))
+    assert file.product("home-cel").dose == 1e8
+    assert file.product_names == ("ide-cel", "home-cel")
+    with pytest.raises(ReinfuseError, match="home-cel"):
+        parse(GOOD).product("home-cel")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (GOOD + "second.bridging = 1.4", ["scenario[1].second.bridging ('a')", "1.4", "at most 1"]),
+        (GOOD + "second.bridging = 0", ["scenario[1].second.bridging ('a')", "0", "above 0"]),
+        (GOOD + 'second.bridging = "some"', ["second.bridging", "'some'", "number without quotes"]),
+        (GOOD + "second.bridgin = 0.3", ["scenario[1].second.bridgin", "0.3", "did you mean 'bridging'"]),
+        (GOOD + "host_disfunction = false", ["host_disfunction", "did you mean 'host_dysfunction'"]),
+        (GOOD + "xyzzy = 1", ["scenario[1].xyzzy", "the keys here are name,"]),
+        (GOOD + "host_dysfunction = -1", ["host_dysfunction", "-1", "at least 0"]),
+        (GOOD + 'first.response = ["late"]', ["first.response[1]", "'late'", *GROUPS]),
+        (GOOD + "first.response = []", ["first.response", "[]", "at least 1 item"]),
+        (GOOD + "first.pfs_months = [12, 6]", ["first", "[12.0, 6.0]", "two rising numbers"]),
+        (GOOD + "first.pfs_months = [70, 80]", ["first.pfs_months", "70", "first_horizon_months"]),
+        (GOOD + 'first.best_at_least = "CR"\nfirst.best_at_most = "PR"', ["CR", "PR", "exchange"]),
+        (GOOD + 'second.apheresis = "frozen"', ["second.apheresis", "'frozen'", "'at-relapse' or 'banked'"]),
+        (GOOD + "second.lymphodepletion = nan", ["second.lymphodepletion", "nan", "finite number"]),
+        (GOOD + "second.days_after_progression = 0", ["days_after_progression", "0", "above 0"]),
+        (
+            GOOD.replace("cilta-cel", "cilta"),
+            ["second.product", "'cilta'", "ide-cel, cilta-cel", "[[product]]"],
+        ),
+        (GOOD.replace('second.product = "cilta-cel"', ""), ["second is missing", "no_second = true"]),
+        (GOOD.replace('first.product = "ide-cel"', ""), ["scenario[1].first ('a')", "is missing", "add it"]),
+        (GOOD + "bispecific = true", ["bispecific", "no_second = true"]),
+        (GOOD + GOOD, ["'a' stands twice"]),
+        ('anchor = "b"\n' + GOOD, ["anchor is 'b'", "'a'"]),
+        ("[settings]\nsecond_horizon_months = 12\n" + GOOD, ["settings.second_horizon_months", "12", "24"]),
+        ("[settings]\nvisit_every_days = 2.5\n" + GOOD, ["settings.visit_every_days", "2.5", "whole number"]),
+        ('[settings]\nprogression = "guess"\n' + GOOD, ["settings.progression", "'guess'", "'hazard'"]),
+        ("title = 3\n" + GOOD, ["title", "3", "text in quotes"]),
+        ("", ["scenario", "missing"]),
+        ("[[scenario]\n", ["not valid TOML", "line 1"]),
+        (OWN.replace("1e8", "-1") + GOOD, ["home-cel", "dose", "-1"]),
+        (OWN + OWN + GOOD, ["'home-cel' stands twice"]),
+        ("product = 3\n" + GOOD, ["product", "one [[product]] table per product"]),
+    ],
+)
+def test_faults_name_file_key_value_and_remedy(text, told):
+    with pytest.raises(ScenarioError) as caught:
+        parse(text, where="mine.toml")
+    assert str(caught.value).startswith("mine.toml: ")
+    for words in told:
+        assert words in str(caught.value)
+
+
+def test_every_fault_is_told_at_once():
+    with pytest.raises(ScenarioError) as caught:
+        parse(GOOD + "second.bridging = 2\nsecond.lymphodepletion = 2\nmicroenvironment = -3\n")
+    assert len(caught.value.faults) == 3
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path):
+    with pytest.raises(ScenarioError, match=r"gone\.toml: cannot be read"):
+        load(tmp_path / "gone.toml")
+    latin = tmp_path / "latin.toml"
+    latin.write_bytes(b'title = "\xe9"')
+    with pytest.raises(ScenarioError, match="not UTF-8"):
+        load(latin)
+
+
+def test_a_file_of_ones_own_is_read(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD)
+    assert [scenario.name for scenario in load(path).scenarios] == ["a"]

@@ -1,0 +1,281 @@
+"""The report: one file, everything inside, nothing said that the data do not carry; and the two commands."""
+
+import dataclasses
+import itertools
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from reinfuse.fits.diagnosis import findings as findings_module
+from reinfuse.fits.figures.plates import draw_all
+from reinfuse.fits.report import words
+from reinfuse.fits.report.build import build_report, render
+from reinfuse.scripts import diagnose, report
+from reinfuse.scripts._shell import NotTrusted, guarded
+
+from . import fake_run
+
+COMPARISON = [
+    {"variant": "full", "elpd": -820.1, "difference": 0.0},
+    {"variant": "no-exhaustion", "elpd": -819.25, "difference": 0.85},
+]
+
+
+class Page(HTMLParser):
+    """Collects addresses, ids, and the words of each section."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.addresses, self.ids, self.sections, self.open = [], [], {}, []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.addresses += [
+            (tag, given[name]) for name in ("src", "href", "srcset", "action") if name in given
+        ]
+        if "id" in given:
+            self.ids.append(given["id"])
+        if tag == "section":
+            self.open.append(given["id"])
+            self.sections[given["id"]] = ""
+
+    def handle_endtag(self, tag):
+        if tag == "section":
+            self.open.pop()
+
+    def handle_data(self, data):
+        if self.open:
+            self.sections[self.open[-1]] += data
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    fake = fake_run.make(n_patients=9, draws=400)
+    return fake_run.write(tmp_path_factory.mktemp("report") / "myrun", fake=fake, comparison=COMPARISON)
+
+
+@pytest.fixture(scope="module")
+def found(run):
+    return findings_module.examine(run)
+
+
+@pytest.fixture(scope="module")
+def html(run, found):
+    return build_report(run, found).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(html):
+    return Page(html)
+
+
+def with_verdict(found, symbol, word, contraction):
+    judged = found.judged.copy()
+    judged.loc[judged["symbol"] == symbol, ["verdict", "contraction"]] = [word, contraction]
+    return dataclasses.replace(found, judged=judged)
+
+
+class TestPage:
+    def test_it_asks_nothing_of_the_network(self, html, page):
+        for tag, address in page.addresses:
+            assert address.startswith(("data:", "#")), (tag, address[:80])
+        assert not re.search(r"url\(|@import|<script|https?://", html)
+
+    def test_every_link_inside_leads_somewhere(self, page):
+        assert {address[1:] for tag, address in page.addresses if tag == "a"} <= set(page.ids)
+
+    def test_the_notice_opens_and_closes_the_page(self, html):
+        body = re.sub(r"<[^>]+>", "", html.split("<body>")[1])
+        lines = [line.strip() for line in body.splitlines() if line.strip()]
+        assert (
+            lines[0] == lines[-1] == "Research software: not a medical device, never a dosing recommendation."
+        )
+
+    def test_all_sections_are_there(self, page):
+        assert list(page.sections) == [
+            "summary", "cohort", "diagnostics", "unmoved", "parameters", "fits", "checks", "yardsticks",
+            "variants", "chains", "limits", "provenance",
+        ]  # fmt: skip
+        assert all(text.strip() for text in page.sections.values())
+
+    def test_every_figure_has_words_for_those_who_cannot_see_it(self, html):
+        images = re.findall(r"<img [^>]*>", html)
+        assert len(images) >= 12
+        assert all(re.search(r'alt="[^"]{20,}"', image) for image in images)
+
+    def test_the_unmoved_parameter_is_named(self, page):
+        assert "kX" in page.sections["unmoved"]
+        assert "ASSUMED" in page.sections["unmoved"]
+        assert "k and KE" in page.sections["unmoved"]
+
+    def test_verdict_numbers_and_variants_are_printed(self, page, found):
+        assert "The fit converged" in page.sections["summary"]
+        assert f"{found.diagnostics.max_rhat:.3f}" in page.sections["summary"]
+        assert "no-exhaustion" in page.sections["variants"]
+        assert "tie" in page.sections["variants"]
+        assert "synthetic draws (tests)" in page.sections["provenance"]
+        assert "7" in page.sections["provenance"]
+
+    def test_without_a_comparison_the_section_is_left_out(self, found):
+        bare = {key: value for key, value in found.provenance.items() if key != "comparison"}
+        page = Page(render(dataclasses.replace(found, provenance=bare), name="x", plates=[]))
+        assert "variants" not in page.sections
+        assert ("a", "#variants") not in page.addresses
+
+    def test_names_cannot_break_the_page(self, found):
+        html = render(found, name="<script>alert(1)</script>", plates=[])
+        assert "<script>" not in html
+        assert "&lt;script&gt;" in html
+
+    def test_the_same_findings_give_the_same_page(self, found):
+        one, two = (render(found, name="x", plates=itertools.islice(draw_all(found), 2)) for _ in range(2))
+        assert one == two
+        assert one.count("<img ") == 2
+
+    def test_a_run_with_little_in_it_still_gives_a_page(self, found):
+        tree = found.tree.copy()
+        for group in ("prior", "posterior_predictive", "curves"):
+            del tree[group]
+        empty = pd.DataFrame()
+        bare = dataclasses.replace(
+            found, tree=tree, judged=empty, observations=empty, coverage=empty, blq=empty, medians=empty
+        )
+        page = Page(render(bare, name="bare"))
+        assert "converged" in page.sections["summary"]
+
+
+class TestWords:
+    def test_a_mechanism_is_not_named_when_only_the_prior_speaks(self, page):
+        for section in ("summary", "diagnostics", "yardsticks", "limits"):
+            assert "exhaust" not in page.sections[section].lower(), section
+        assert "no evidence for them and none against them" in page.sections["summary"]
+
+    def test_it_is_named_when_the_data_moved_it(self, found):
+        said = words.on_exhaustion(with_verdict(found, "kX", "partly", 0.4).judged)
+        assert "exhaustion" in said
+        assert "40 %" in said
+
+    @pytest.mark.parametrize(
+        ("source", "printed"),
+        [
+            ("READ: a paper", "READ: a paper"),
+            (
+                "2e12 Owens (READ); 1e12-1e13 general (RECALLED)",
+                "2e12 Owens (READ); recalled and unchecked, not shown",
+            ),
+            ("1e11 (RECALLED)", "recalled and unchecked, not shown"),
+        ],
+    )
+    def test_recalled_numbers_are_not_printed_as_sources(self, source, printed):
+        assert words.printable_source(source) == printed
+
+    def test_no_recalled_clause_reaches_the_page(self, page, found):
+        clauses = [
+            clause.strip()
+            for source in found.summary["source"]
+            for clause in source.split(";")
+            if "RECALLED" in clause
+        ]
+        assert clauses
+        for text in page.sections.values():
+            assert not any(clause in text for clause in clauses)
+
+    def test_a_fit_that_did_not_converge_is_not_praised(self, found):
+        bad = dataclasses.replace(
+            found,
+            diagnostics=dataclasses.replace(
+                found.diagnostics, converged=False, max_rhat=1.3, advice=["Draw more, by all means."]
+            ),
+        )
+        html = render(bad, name="x", plates=[])
+        page = Page(html)
+        assert "did not converge; do not use" in page.sections["summary"]
+        assert "Draw more, by all means." in page.sections["diagnostics"]
+        assert 'class="verdict bad"' in html
+
+    def test_limits_say_what_the_cohort_lacks(self, page):
+        assert "No patient of this cohort had a second infusion" in page.sections["limits"]
+        assert "no serial M-protein" in page.sections["limits"]
+
+    def test_conflict_and_shrinkage_are_told(self, found):
+        judged = found.judged.copy()
+        judged.loc[judged["parameter"] == "rho", ["conflict", "shift"]] = [True, -2.4]
+        changed = dataclasses.replace(
+            found,
+            judged=judged,
+            shrinkage=pd.DataFrame(
+                {"effect": ["dM"], "omega": [1.0], "sd_of_means": [0.2], "shrinkage": [0.8]}
+            ),
+        )
+        assert "2.4 prior sds below" in words.conflicts(changed)[0]
+        assert "dM (80 %)" in words.shrinkage(changed)[0]
+
+    @pytest.mark.parametrize(
+        ("gap", "error", "word"),
+        [
+            (5.0, 1.0, "the model forecasts better"),
+            (-5.0, 1.0, "empirical curve"),
+            (1.0, 1.0, "no clear difference"),
+        ],
+    )
+    def test_a_difference_within_its_error_is_no_difference(self, found, gap, error, word):
+        table = pd.DataFrame([{"dvid": "cart", "n": 20, "difference": gap, "difference_se": error}])
+        changed = dataclasses.replace(
+            found, yardsticks=dataclasses.replace(found.yardsticks, differences=table)
+        )
+        assert word in words.forecast(changed)[0]
+
+    @pytest.mark.parametrize(
+        ("value", "printed"),
+        [
+            (1234567, "1,234,567"), (0.0, "0"), (24738.2, "24,700"), (6.21e10, "6.21e10"),
+            (0.01234, "0.0123"), (2e-5, "2.00e-5"), (np.nan, "–"), (None, "–"), ("words", "words"),
+            (np.int64(12), "12"), (0.999, "0.999"),
+        ],
+    )  # fmt: skip
+    def test_numbers(self, value, printed):
+        assert words.number(value) == printed
+
+
+class TestCommands:
+    def test_diagnose_writes_its_files_and_prints_the_verdict(self, run, capsys):
+        diagnose.command(run.path, figures=True, svg=False)
+        printed = capsys.readouterr().out
+        for part in (
+            "The fit is converged",
+            "largest R-hat",
+            "kX",
+            "k and KE are aliased",
+            "Stein 2019, empirical",
+        ):
+            assert part in printed
+        assert run.diagnostics()["converged"] is True
+        assert "contraction" in run.summary().columns
+        names = {file.name for file in run.figures.glob("*.png")}
+        assert {"progression.png", "contraction.png", "chains_1.png", "individual_cart_1.png"} <= names
+
+    def test_a_fit_not_to_be_trusted_is_saved_and_said(self, tmp_path, capsys):
+        fake = fake_run.make(n_patients=4, draws=60)
+        posterior = fake.tree["posterior"].to_dataset()
+        posterior["population"][2, :, 0] *= 2
+        fake.tree["posterior"] = posterior
+        run = fake_run.write(tmp_path / "run", fake=fake)
+        with pytest.raises(NotTrusted, match=r"R-hat up to .*Chain 2 stands apart"):
+            diagnose.command(run.path, figures=False, svg=False)
+        assert run.diagnostics()["converged"] is False
+        assert guarded(lambda: report.command(run.path)) == 3
+        assert "did not converge" in (run.path / "report.html").read_text(encoding="utf-8")
+        assert "do not trust it" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        "command", [lambda path: diagnose.command(path, figures=True, svg=False), report.command]
+    )
+    def test_what_is_not_a_run_is_refused_and_left_alone(self, tmp_path, command, capsys):
+        (tmp_path / "notes.txt").write_text("mine")
+        assert guarded(lambda: command(tmp_path)) == 2
+        assert "not a run folder" in capsys.readouterr().err
+        assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
