@@ -27,7 +27,7 @@ lint: env  ## style, types and the direction of imports
 	$(BIN)/lint-imports
 
 bench: env  ## the simulator beside its peers
-	$(BIN)/python benchmarks/bench_simulation.py
+	$(BIN)/python benchmarks/bench_kernels.py
 
 docs: env  ## the documentation, into docs/_build/html; a warning is an error
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html

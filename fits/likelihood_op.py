@@ -57,7 +57,7 @@ class CohortLikelihood(Op):  # type: ignore[misc]
         """Evaluate outside compiled graphs."""
         outputs[0][0], outputs[1][0] = _call(self.module, self.tolerance, self.max_steps, *inputs)
 
-    def infer_shape(self, graph: Any, node: Apply, shapes: list[Any]) -> list[Any]:
+    def infer_shape(self, node: Apply, shapes: list[Any]) -> list[Any]:
         """Shapes of the outputs."""
         return [(shapes[0][0],), tuple(shapes[0])]
 

@@ -38,10 +38,10 @@ TOLERANCE: Final = 1e-5
 MAX_STEPS: Final = 1500
 
 #: Population parameters that a cohort with these assays can move; a parameter needs one of its assays. Not here, though
-#: blood kinetics touch them: k (aliased with KE), dE (with eps, bimodally), feng (with aT), lag (with rho, before the
-#: first sample); they keep their prior medians.
+#: blood kinetics touch them: k (aliased with KE), dE and eps (with each other and with dM), feng (with aT), lag (with
+#: rho, before the first sample); they keep their prior medians.
 INFORMED: Final[Mapping[str, tuple[str, ...]]] = {
-    **dict.fromkeys(("rho", "tg", "hg", "eps", "dM"), ("transgene", "cart")),
+    **dict.fromkeys(("rho", "tg", "hg", "dM"), ("transgene", "cart")),
     **dict.fromkeys(("KE", "B0"), ("sbcma", "mprotein", "progression")),
     **dict.fromkeys(("Sbg", "sS", "kS", "sigma_sbcma"), ("sbcma",)),
     **dict.fromkeys(("kP", "P0", "sigma_mprotein", "r"), ("mprotein",)),

@@ -179,7 +179,9 @@ def simulate_population(
     """
     if options not in bcma.OPTIONS:
         raise ReinfuseError(f"options is {options!r}; use one of {', '.join(bcma.OPTIONS)}")
-    grid = np.atleast_1d(np.asarray(times, dtype=np.float64))
+    grid = np.array(
+        times, dtype=np.float64, ndmin=1
+    )  # a copy: of one memory layout, for one compiled signature
     rising = grid.ndim == 1 and grid.size > 0 and bool(np.all(np.diff(grid) > 0)) and bool(grid[0] >= 0)
     if not (rising and np.all(np.isfinite(grid))):
         raise ReinfuseError(f"times are {np.asarray(times)!r}; give finite days, rising, from 0")

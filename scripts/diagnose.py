@@ -108,7 +108,7 @@ def _convergence(found: "Findings", console: "Console") -> None:
         ("largest R-hat", f"{numbers.max_rhat:.4f}", "below 1.01"),
         ("smallest ESS, bulk", f"{numbers.min_ess_bulk:.0f}", "above 400"),
         ("smallest ESS, tail", f"{numbers.min_ess_tail:.0f}", "above 400"),
-        ("divergent draws", f"{_or_dash(numbers.divergences)} ({share})", "below 0.1 %"),
+        ("divergent trajectories", f"{_or_dash(numbers.divergences)} ({share})", "below 0.1 %"),
         ("solver failures", _or_dash(numbers.solver_failures), ""),
         ("numbers checked", str(numbers.n_scalars), ""),
         ("draws", f"{numbers.n_chains} chains of {numbers.n_draws}", ""),

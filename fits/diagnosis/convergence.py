@@ -137,6 +137,9 @@ def diagnose(
     if "diverging" in statistics:
         flags = statistics["diverging"].values.astype(bool)
         divergences, share = int(flags.sum()), float(flags.mean())
+    if "divergent_trajectories" in statistics:  # a sampler that takes many trajectories for each draw
+        divergences = int(statistics["divergent_trajectories"].sum())
+        share = divergences / max(1.0, float(statistics["trajectories"].sum()))
     if solver_failures is None and "solver_failures" in statistics:
         solver_failures = int(statistics["solver_failures"].sum())
     converged = (
@@ -339,7 +342,8 @@ def _on_divergences(diagnostics: Diagnostics, tree: xr.DataTree, known: list[Sca
         return []
     share = diagnostics.divergence_share or 0.0
     wanted = f"less than {100 * MAX_DIVERGENCE_SHARE:.1f} % is wanted"
-    opening = f"{diagnostics.divergences} draws diverged ({100 * share:.2f} %; {wanted})."
+    what = "trajectories" if "trajectories" in tree["sample_stats"] else "draws"
+    opening = f"{diagnostics.divergences} {what} diverged ({100 * share:.2f} %; {wanted})."
     flags = tree["sample_stats"]["diverging"].transpose("chain", "draw").values.astype(bool)
     draws = stack(tree["posterior"].to_dataset(), known).values
     spread = draws.std(axis=(0, 1))

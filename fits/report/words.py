@@ -39,7 +39,7 @@ def verdict(findings: Findings) -> str:
     if found.divergence_share is None:
         numbers += "divergences not recorded by the sampler"
     else:
-        numbers += f"{found.divergences} divergent draws (below {percent(MAX_DIVERGENCE_SHARE, 1)})"
+        numbers += f"{found.divergences} divergent trajectories (below {percent(MAX_DIVERGENCE_SHARE, 1)})"
     if found.converged:
         return f"The fit converged: {numbers}."
     return f"The fit did not converge; do not use its numbers yet: {numbers}."

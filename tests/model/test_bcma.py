@@ -13,11 +13,38 @@ from reinfuse.model.parameters import median
 CELLS = ("E1", "M1", "X1", "E2", "M2", "X2")
 SLOTS = {
     1: {"dose": 4.5e8, "ld": 1.0, "bridge": 1.0, "survive": 0.1, "chi": 1.0, "f0": 1.0, "m0": 1.0, "h": 1.0},
-    2: {"dose": 5.5e7, "ld": 0.7, "bridge": 0.3, "survive": 0.2, "chi": 0.1, "f0": 1.4, "m0": 1.15, "h": 0.15},
+    2: {
+        "dose": 5.5e7,
+        "ld": 0.7,
+        "bridge": 0.3,
+        "survive": 0.2,
+        "chi": 0.1,
+        "f0": 1.4,
+        "m0": 1.15,
+        "h": 0.15,
+    },
 }
 MORE = {
-    1: {"gp": 1.0, "feng": 1.0, "fM0": 0.10, "fX0": 0.05, "i": 1.0, "occ": 0.0, "aT": np.log(450.0), "bT": 1.0},
-    2: {"gp": 1.2, "feng": 0.8, "fM0": 0.15, "fX0": 0.06, "i": 0.4, "occ": 0.1, "aT": np.log(75.0), "bT": 0.9},
+    1: {
+        "gp": 1.0,
+        "feng": 1.0,
+        "fM0": 0.10,
+        "fX0": 0.05,
+        "i": 1.0,
+        "occ": 0.0,
+        "aT": np.log(450.0),
+        "bT": 1.0,
+    },
+    2: {
+        "gp": 1.2,
+        "feng": 0.8,
+        "fM0": 0.15,
+        "fX0": 0.06,
+        "i": 0.4,
+        "occ": 0.1,
+        "aT": np.log(75.0),
+        "bT": 0.9,
+    },
 }
 DAY_2 = 260.0
 
@@ -56,12 +83,22 @@ def y():
 @pytest.fixture
 def h():
     return SimpleNamespace(
-        last=DAY_2, ld=0.7, gate=1.2, on1=1.0, on2=1.0, f1=1.0, f2=1.1, qx1=0.9, qx2=1.3, Qaph1=0.55, Qaph2=0.5
+        last=DAY_2,
+        ld=0.7,
+        gate=1.2,
+        on1=1.0,
+        on2=1.0,
+        f1=1.0,
+        f2=1.1,
+        qx1=0.9,
+        qx2=1.3,
+        Qaph1=0.55,
+        Qaph2=0.5,
     )
 
 
 def by_hand(t, y, h, p):
-    """Section 6.2 of the design as it stands there: derivatives on the linear scale, reference configuration."""
+    """The equations as first written down: derivatives on the linear scale, reference configuration."""
     b = y.Ts + y.Tr
     a, s = y.Ts / (p.KA + y.Ts), b / (b + p.KQ)
     tau = t - DAY_2
@@ -73,7 +110,9 @@ def by_hand(t, y, h, p):
         chi, f, qx = SLOTS[j]["chi"], getattr(h, f"f{j}"), getattr(h, f"qx{j}")
         immune = p.alA * chi * y.A
         ex = p.kX * qx * a * (1 + p.bX * s)
-        out[f"E{j}"] = (p.rho * f * a * niche * room - p.dE - p.eps * (1 - a) - ex - immune) * e + p.eta * a * m
+        out[f"E{j}"] = (
+            p.rho * f * a * niche * room - p.dE - p.eps * (1 - a) - ex - immune
+        ) * e + p.eta * a * m
         out[f"M{j}"] = (p.rM * room - p.eta * a - p.dM - immune) * m + (1 - a) * (p.eps * e + p.rX * x)
         out[f"X{j}"] = ex * e - (p.rX * (1 - a) + p.dX + immune) * x
         killers = e + p.xi * x
@@ -181,7 +220,7 @@ class TestInfusion:
 
     def test_the_first_product_has_no_apheresis_of_its_own(self, model):
         assert "apheresis_1" not in model.events
-        assert list(model.events)[0] == "infusion_1"
+        assert next(iter(model.events)) == "infusion_1"
 
 
 class TestRealOptions:

@@ -79,7 +79,11 @@ def test_patients_may_have_different_courses():
 def test_events_that_the_kernel_lacks_are_left_out():
     names = list(bcma.build(2, bcma.OPTIONS["reference"]).events)
     course = [Infusion(product="ide-cel"), Infusion(product="cilta-cel", day=260.0)]
-    assert [name for _, name in schedule(course, names=names)[0]] == ["infusion_1", "apheresis_2", "infusion_2"]
+    assert [name for _, name in schedule(course, names=names)[0]] == [
+        "infusion_1",
+        "apheresis_2",
+        "infusion_2",
+    ]
 
 
 class TestParameters:

@@ -1,4 +1,4 @@
-"""Tsit5's coefficients satisfy the order conditions that give it its order, its estimate and its interpolant."""
+"""Tsit5's coefficients satisfy the conditions that give it its order, error estimate and interpolant."""
 
 import itertools
 import math
@@ -12,7 +12,7 @@ WEIGHTS = MATRIX[STAGES - 1]
 
 
 def rooted_trees(order: int) -> list[tuple]:
-    """All rooted trees with so many nodes; a tree is the sorted tuple of the trees that hang from its root."""
+    """All rooted trees with so many nodes; a tree is the sorted tuple of the trees on its root."""
     if order == 1:
         return [()]
     found = set()

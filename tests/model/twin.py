@@ -4,7 +4,7 @@ Nothing of `derive` or `kernels` is used except the names in the model's text. W
 simplification, code generation, lanes, step control, events and dense output are right together.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,11 +27,13 @@ def solve(
     times: Sequence[float],
     method: str = "DOP853",
     tolerance: float = TOLERANCE,
+    report: Callable | None = None,
 ) -> dict[str, np.ndarray]:
     """Read-outs of one patient, (T,) each; the row at an event is after it.
 
-    `happenings` are the days and names of the events, in order.
+    `happenings` are the days and names of the events, in order. `report` stands in for the model's read-outs.
     """
+    report = report or model.readouts
     p = SimpleNamespace(**parameters)
     logged = np.array([s.log for s in model.states])
     names = [s.name for s in model.states]
@@ -41,7 +43,9 @@ def solve(
             return SimpleNamespace(**dict(zip(names, np.where(logged, np.exp(z), z), strict=True)))
 
     def stored(values):
-        return np.array([np.log(values[n]) if log else values[n] for n, log in zip(names, logged, strict=True)])
+        return np.array(
+            [np.log(values[n]) if log else values[n] for n, log in zip(names, logged, strict=True)]
+        )
 
     start, held = model.start(p)
     z, h = stored(start), SimpleNamespace(**held)
@@ -55,7 +59,7 @@ def solve(
             z = np.array([moved[i] if n in states else z[i] for i, n in enumerate(names)])
             h = SimpleNamespace(**{**vars(h), **changed})
         for now in wanted[wanted == t]:
-            rows[now] = model.readouts(now, natural(z), h, p)
+            rows[now] = report(now, natural(z), h, p)
         if t >= wanted[-1]:
             break
         stop = min(wanted[-1], left[0][0]) if left else wanted[-1]
@@ -77,7 +81,7 @@ def solve(
         )
         assert solution.success, solution.message
         for now, column in zip(inside, solution.y.T, strict=False):
-            rows[now] = model.readouts(now, natural(column), h, p)
+            rows[now] = report(now, natural(column), h, p)
         t, z = stop, solution.y[:, -1]
     keys = rows[wanted[0]].keys()
     return {k: np.array([float(rows[now][k]) for now in wanted]) for k in keys}

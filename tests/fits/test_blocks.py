@@ -1,0 +1,245 @@
+"""The block sampler: every move leaves a known posterior as it is, and a chain finds it."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from reinfuse.fits.blocks import (
+    PATIENT_LONGEST,
+    SCALE_LONGEST,
+    SHARED_LONGEST,
+    DualAveraging,
+    Sampler,
+    regressions,
+    sample_chain,
+)
+
+from .gaussian_model import D, EFFECT, LOG_1, LOG_2, P1, P2, Q, S1, S2, GaussianModel
+
+REPLICATES = 1200
+LARGEST_Z = 4.5  # of some seventy statistics, with fixed seeds
+
+
+@pytest.fixture(scope="module")
+def model() -> GaussianModel:
+    return GaussianModel()
+
+
+def sampler_of(model: GaussianModel, seed: int, step: float = 0.5) -> Sampler:
+    rng = np.random.default_rng(seed)
+    (h,), (b,) = model.draw(1, rng)
+    return Sampler(
+        model,
+        model.coordinates(),
+        model.log_density,
+        rng,
+        h,
+        b,
+        DualAveraging(np.full(model.n, step), PATIENT_LONGEST),
+        DualAveraging(np.full(1, 0.3), SHARED_LONGEST),
+        DualAveraging(np.full(1, 0.5), SCALE_LONGEST),
+    )
+
+
+class TestStandIn:
+    """The model that the tests below compare with is itself right."""
+
+    def test_its_gradient_is_that_of_differences(self, model):
+        x = np.random.default_rng(0).standard_normal(model.layout.size)
+        _, gradient = model.log_density(x)
+        for k in range(x.size):
+            e = np.zeros(x.size)
+            e[k] = 1e-6
+            slope = (model.log_density(x + e)[0] - model.log_density(x - e)[0]) / 2e-6
+            assert gradient[k] == pytest.approx(slope, rel=1e-5, abs=1e-5)
+
+    def test_its_draws_have_no_expected_score(self, model):
+        """Under the posterior every component of the score has mean 0."""
+        h, b = model.draw(4000, np.random.default_rng(1))
+        scores = np.array(
+            [model.log_density(np.concatenate([a, c.ravel()]))[1] for a, c in zip(h, b, strict=True)]
+        )
+        z = scores.mean(axis=0) / (scores.std(axis=0) / np.sqrt(len(scores)))
+        assert np.abs(z).max() < LARGEST_Z
+
+
+def statistics(h: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """What a move may not change on average: values, squares and products, (draws, statistics)."""
+    spread = h[:, [LOG_1, LOG_2]]
+    columns = [h, h**2, h[:, [S1]] * h[:, [P1, P2, EFFECT]], h[:, [S2]] * spread]
+    columns += [b[:, :, k] for k in range(Q)] + [b[:, :, k] ** 2 for k in range(Q)]
+    columns += [(b * spread[:, None, :]).sum(axis=1), (b**2).sum(axis=1) * spread, b.sum(axis=1) * h[:, [P1, P2]]]
+    columns += [b[:, :, 0] * b[:, :, 1], b[:, :, 0] * h[:, [S1]]]
+    return np.concatenate(columns, axis=1)
+
+
+def further(sampler: Sampler) -> float:
+    return float(sampler.patients(False, np.array([1, 4], dtype=np.int64))[0][[1, 4]].mean())
+
+
+MOVES = {
+    "patients": lambda s: float(s.patients(False)[0].mean()),
+    "some patients further": further,
+    "differences": lambda s: s.differences(),
+    "spread": lambda s: s.spread(),
+    "shared": lambda s: s.move_shared(False)[0],
+    "scale": lambda s: s.move_scale(False)[0],
+}
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_a_move_leaves_the_posterior_as_it_is(model, move):
+    """Start in exact draws, move once: means, squares and products stay, within Monte Carlo error."""
+    sampler = sampler_of(model, seed=2, step=0.7)
+    rng = np.random.default_rng(3)
+    sampler.archive = list(model.draw(40, rng)[1])
+    h, b = model.draw(REPLICATES, rng)
+    sampler.learn_mass([(h[0].copy(), b[0].copy())])
+    after_h, after_b, chances = h.copy(), b.copy(), []
+    for r in range(REPLICATES):
+        sampler.h, sampler.b = h[r].copy(), b[r].copy()
+        chances.append(MOVES[move](sampler))
+        after_h[r], after_b[r] = sampler.h, sampler.b
+    change = statistics(after_h, after_b) - statistics(h, b)
+    moved = change.std(axis=0) > 0
+    z = change[:, moved].mean(axis=0) / (change[:, moved].std(axis=0) / np.sqrt(REPLICATES))
+    assert np.abs(z).max() < LARGEST_Z
+    # it does move, and it does reject: the test would be blind otherwise
+    assert moved.sum() >= 10
+    if chances[0] is not None:
+        assert 0.3 < np.mean(chances) < 0.999
+
+
+def test_spread_leaves_every_patients_own_values(model):
+    sampler = sampler_of(model, seed=5)
+
+    def own():
+        return model.location(sampler.h, sampler.b)
+
+    before, h = own(), sampler.h.copy()
+    sampler.spread()
+    np.testing.assert_allclose(own(), before, atol=1e-12)
+    changed = sampler.h != h
+    assert changed[[P1, P2, LOG_1, LOG_2, EFFECT]].all()
+    assert not changed[[S1, S2]].any()
+
+
+def test_spread_of_a_real_problem_leaves_the_likelihood(one_infusion):
+    """With one infusion each, product effects on an infusion's multiplier go with the patients' own values."""
+    posterior = one_infusion.posterior
+    rng = np.random.default_rng(6)
+    h, b = one_infusion.point(rng)
+    sampler = Sampler(
+        posterior,
+        one_infusion.coordinates,
+        one_infusion.density,
+        rng,
+        h,
+        b,
+        DualAveraging(np.full(posterior.problem.n, 0.2), PATIENT_LONGEST),
+        DualAveraging(np.full(1, 0.1), SHARED_LONGEST),
+        DualAveraging(np.full(1, 0.1), SCALE_LONGEST),
+    )
+
+    def loglik() -> np.ndarray:
+        value, _ = posterior.conditional(sampler.h)(sampler.b)
+        prior = -0.5 * (sampler.b**2 * np.exp(-2.0 * sampler.h[posterior.log_sd])).sum(axis=1)
+        return value - prior + sampler.h[posterior.log_sd].sum()
+
+    before, start = loglik(), sampler.h.copy()
+    sampler.spread()
+    np.testing.assert_allclose(loglik(), before, rtol=1e-6, atol=1e-6)
+    effects = sampler.h[posterior.d + posterior.spreads :] != start[posterior.d + posterior.spreads :]
+    assert effects.all()
+    # what is left to the shared move shifts no patient's own value
+    labels = {name for model in regressions(posterior) for name in [posterior.problem.random[model.effect]]}
+    assert labels == set(posterior.problem.random)
+
+
+def test_a_chain_finds_the_posterior():
+    """Means and sds of everything, omega too, within Monte Carlo error; one patient needs short steps."""
+    from arviz_stats.base import array_stats
+
+    model = GaussianModel(narrow=0.03)
+    ticks = []
+    draws, tune = 3000, 300
+    chain = sample_chain(
+        model,
+        model.log_density,
+        model.coordinates(),
+        draws=draws,
+        tune=tune,
+        seed=12,
+        tick=ticks.append,
+    )
+    assert sum(ticks) == draws + tune
+    assert float(chain["smallest_patient_step"].min()) < 0.3  # so that the further trajectories took place
+    assert float(chain["diverging"].mean()) < 0.01
+    found = chain["x"].to_numpy()
+    h, b = model.draw(40000, np.random.default_rng(13))
+    exact = np.concatenate([h, b.reshape(len(b), -1)], axis=1)
+    for k in range(found.shape[1]):
+        for name, transform in (("mean", lambda v: v), ("square", lambda v: (v - exact[:, k].mean()) ** 2)):
+            mine, theirs = transform(found[:, k]), transform(exact[:, k])
+            size = float(array_stats.ess(mine[None], method="mean"))
+            assert size > 100, f"{name} of coordinate {k}"
+            error = np.sqrt(mine.var() / size + theirs.var() / theirs.size)
+            assert abs(mine.mean() - theirs.mean()) < LARGEST_Z * error, f"{name} of coordinate {k}"
+
+
+class TestSpreadOf:
+    @pytest.mark.parametrize(
+        ("total", "count", "mean", "sd"),
+        [(4.0, 8, np.log(0.3), 0.5), (30.0, 60, 0.0, 0.4), (1e-9, 20, np.log(0.3), 0.3), (900.0, 4, -1.0, 0.2)],
+    )
+    def test_samples_the_density_of_quadrature(self, total, count, mean, sd):
+        sampler = sampler_of(GaussianModel(), seed=7)
+
+        def log_target(s):
+            return -count * s - 0.5 * total * np.exp(-2.0 * s) - 0.5 * ((s - mean) / sd) ** 2
+
+        grid = np.linspace(mean - 12.0, mean + 12.0, 200001)
+        weight = np.exp(log_target(grid) - log_target(grid).max())
+        cumulative = np.cumsum(weight) / weight.sum()
+        draws = np.empty(6000)
+        now = float(grid[np.argmax(weight)])
+        for i in range(draws.size):
+            now = draws[i] = sampler._spread_of(now, total, count, mean, sd)
+        # three steps each: thinned by 3 the draws are all but independent
+        share = np.interp(draws[::3], grid, cumulative)
+        assert stats.kstest(share, "uniform").pvalue > 1e-3
+        for level in (0.05, 0.5, 0.95):
+            assert (share < level).mean() == pytest.approx(level, abs=4.5 * np.sqrt(level * (1 - level) / share.size))
+
+
+class TestDualAveraging:
+    def test_entries_settle_at_the_target_each_with_its_own_step(self):
+        rng = np.random.default_rng(8)
+        stiff = np.array([0.3, 1.0, 4.0, 30.0])
+
+        def chance(step):
+            return np.exp(-(step**2) * stiff)
+
+        adapt = DualAveraging(np.full(4, 0.1), longest=5.0)
+        for _ in range(3000):
+            adapt.update(np.clip(chance(adapt.step) + 0.05 * rng.standard_normal(4), 0.0, 1.0))
+        adapt.settle()
+        np.testing.assert_allclose(chance(adapt.step), adapt.target, atol=0.03)
+        assert (np.diff(adapt.step) < 0).all()
+
+    def test_steps_stay_below_the_longest_and_above_nothing(self):
+        adapt = DualAveraging(np.full(2, 0.1), longest=0.45)
+        for _ in range(300):
+            adapt.update(np.array([1.0, 0.0]))
+        adapt.settle()
+        assert adapt.step[0] == pytest.approx(0.45, rel=1e-3)
+        assert 0.0 < adapt.step[1] < 0.01
+
+
+def test_regressions_hold_what_shifts_each_effect(model):
+    first, second = regressions(model)
+    assert first.columns.tolist() == [P1, EFFECT]
+    assert second.columns.tolist() == [P2]
+    np.testing.assert_array_equal(first.matrix, np.stack([np.ones(model.n), model.group], axis=1))
+    np.testing.assert_array_equal(second.matrix, np.ones((model.n, 1)))
+    assert model.d == D
