@@ -49,9 +49,7 @@ def population(rng: np.random.Generator, n: int) -> dict[str, Floats]:
 
 def ours(values: dict[str, Floats], tolerance: float) -> Floats:
     """Log burden (n, T) by the lanes."""
-    result = simulate_population(
-        course=COURSE, times=TIMES, parameters=values, options="real", tolerance=tolerance
-    )
+    result = simulate_population(course=COURSE, times=TIMES, parameters=values, options="real", tolerance=tolerance)
     return np.asarray(np.log(result["Ts"].to_numpy()))
 
 
@@ -73,9 +71,7 @@ def scipy_one(values: dict[str, float], method: str, tolerance: float) -> Floats
         return np.array([float(rates[name]) for name in names])
 
     start = np.array([np.log(y[n]) if log else float(y[n]) for n, log in zip(names, logs, strict=True)])
-    found = solve_ivp(
-        slope, (0.0, TIMES[-1]), start, method=method, t_eval=TIMES, rtol=tolerance, atol=tolerance
-    )
+    found = solve_ivp(slope, (0.0, TIMES[-1]), start, method=method, t_eval=TIMES, rtol=tolerance, atol=tolerance)
     return np.asarray(found.y[names.index("Ts")])
 
 
@@ -116,15 +112,24 @@ def main() -> None:
     for tolerance in (1e-4, 1e-6, 1e-8):
         seconds = median_seconds(lambda tolerance=tolerance: ours(values, tolerance))  # type: ignore[misc]
         error = float(np.abs(ours(few, tolerance) - truth).max())
-        rows.append({"solver": "reinfuse lanes", "tolerance": tolerance, "per_second": PATIENTS / seconds, "error": error})
+        rows.append(
+            {"solver": "reinfuse lanes", "tolerance": tolerance, "per_second": PATIENTS / seconds, "error": error}
+        )
     for method in ("LSODA", "DOP853"):
         for tolerance in (1e-6, 1e-8):
             start = time.perf_counter()
-            found = [scipy_one({k: float(v[i]) for k, v in few.items()}, method, tolerance) for i in range(PEER_PATIENTS)]
+            found = [
+                scipy_one({k: float(v[i]) for k, v in few.items()}, method, tolerance) for i in range(PEER_PATIENTS)
+            ]
             seconds = time.perf_counter() - start
             error = float(np.abs(np.array(found) - truth).max())
             rows.append(
-                {"solver": f"scipy {method}", "tolerance": tolerance, "per_second": PEER_PATIENTS / seconds, "error": error}
+                {
+                    "solver": f"scipy {method}",
+                    "tolerance": tolerance,
+                    "per_second": PEER_PATIENTS / seconds,
+                    "error": error,
+                }
             )
     adjoint, differences = gradient_seconds(512)
     print(f"{'solver':16s} {'tolerance':>10s} {'patients/s':>12s} {'error':>10s}")

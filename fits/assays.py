@@ -107,9 +107,7 @@ class Records:
         return Padded(time=time, kind=kind, family=family, value=value, n_obs=n_obs)
 
 
-def records(
-    cohort: Cohort, *, include_after_progression: bool = False, assays: Sequence[str] = ASSAYS
-) -> Records:
+def records(cohort: Cohort, *, include_after_progression: bool = False, assays: Sequence[str] = ASSAYS) -> Records:
     """Take the observation records of a cohort.
 
     Times at or before the first infusion become 0: a baseline. CAR-T assays (`transgene`, `cart`) at or
@@ -174,7 +172,5 @@ def _families(
 ) -> npt.NDArray[np.int64]:
     is_event = kind >= ASSAYS.index("progression")
     event = np.where(given == 1, int(Family.EVENT), int(Family.NO_EVENT))
-    sampled = np.select(
-        [cens == 1, cens == -1], [int(Family.BELOW), int(Family.ABOVE)], int(Family.QUANTIFIED)
-    )
+    sampled = np.select([cens == 1, cens == -1], [int(Family.BELOW), int(Family.ABOVE)], int(Family.QUANTIFIED))
     return np.where(is_event, event, sampled).astype(np.int64)

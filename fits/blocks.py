@@ -22,7 +22,7 @@ The work grows linearly with the number of patients. Step sizes and masses adapt
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import xarray as xr
@@ -312,9 +312,11 @@ class Sampler:
     ) -> tuple[Floats, float, float]:
         """A Hamiltonian trajectory from 0; returns its end, the acceptance probability and the energy error."""
         step = float(adapt.step[0]) * self.rng.uniform(0.5, 1.1)
-        momentum = self.rng.standard_normal(mass_root.shape[1])
+        momentum: Any = self.rng.standard_normal(mass_root.shape[1])
         value, g = density(np.zeros(mass_root.shape[0]))
-        delta, p, v = np.zeros(mass_root.shape[0]), momentum, value
+        delta: Any = np.zeros(mass_root.shape[0])
+        p: Any = momentum
+        v = value
         for _ in range(count):
             p = p + 0.5 * step * (mass_root.T @ g)
             delta = delta + step * (mass_root @ p)

@@ -100,9 +100,7 @@ class Cohort:
     @cached_property
     def infusions(self) -> pd.DataFrame:
         """One row per infusion: ID, SLOT (from 1), TIME (days), AMT (cells), PRODUCT, LD."""
-        rows = self.table.loc[self.table["EVID"] == 1, ["ID", "TIME", "AMT", "PRODUCT", "LD"]].reset_index(
-            drop=True
-        )
+        rows = self.table.loc[self.table["EVID"] == 1, ["ID", "TIME", "AMT", "PRODUCT", "LD"]].reset_index(drop=True)
         rows.insert(1, "SLOT", rows.groupby("ID", sort=False).cumcount() + 1)
         return rows
 
@@ -139,9 +137,7 @@ class Cohort:
         That is the latest infusion at or before its time (slot 1 before the first). A progression row belongs
         to the latest infusion strictly before it (`cohort_checks.event_course`).
         """
-        starts = {
-            patient: group["TIME"].to_numpy() for patient, group in self.infusions.groupby("ID", sort=False)
-        }
+        starts = {patient: group["TIME"].to_numpy() for patient, group in self.infusions.groupby("ID", sort=False)}
         rows = self.observations
         slots = [
             event_course(time, starts[patient].tolist()) + 1
@@ -169,9 +165,7 @@ class Cohort:
         }
         flags = [
             dvid not in EVENTS and time > progressed.get((patient, slot), np.inf)
-            for patient, slot, time, dvid in zip(
-                rows["ID"], slots.tolist(), rows["TIME"], rows["DVID"], strict=True
-            )
+            for patient, slot, time, dvid in zip(rows["ID"], slots.tolist(), rows["TIME"], rows["DVID"], strict=True)
         ]
         return np.asarray(flags, dtype=np.bool_)
 

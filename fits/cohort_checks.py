@@ -550,9 +550,7 @@ def _covariates(checker: _Checker, patients: Mapping[str, Sequence[_Row]]) -> di
             values[patient] = checker.text(given[0], name) if given else ""
             other = next((row for row in given if not _same(checker.text(row, name), values[patient])), None)
             if other is not None:
-                what = (
-                    f"covariate varies within patient {patient}: {values[patient]!r} in row {given[0].line}"
-                )
+                what = f"covariate varies within patient {patient}: {values[patient]!r} in row {given[0].line}"
                 checker.fault(other, name, what, "keep one value per patient, or remove the column")
             if given and not _is_finite(values[patient]):
                 checker.fault(given[0], name, "not a finite number", "correct it or leave it empty")

@@ -170,10 +170,7 @@ def frame_cells(frame: pd.DataFrame, *, name: str) -> Cells:
         Row i of the frame (from 0) is row i + 2. The digest is that of the frame written as CSV.
     """
     digest = hashlib.sha256(frame.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
-    columns = [
-        [_cell(None if _is_missing(v) else v) for v in frame.iloc[:, i].tolist()]
-        for i in range(frame.shape[1])
-    ]
+    columns = [[_cell(None if _is_missing(v) else v) for v in frame.iloc[:, i].tolist()] for i in range(frame.shape[1])]
     return _from_columns([str(c) for c in frame.columns], columns, name, digest)
 
 
@@ -202,24 +199,16 @@ def _bytes_of(path: Path, name: str) -> bytes:
 def _text_of(data: bytes, name: str) -> str:
     """Decode UTF-8 (with or without byte-order mark), after telling files of other formats apart."""
     if not data.strip():
-        raise _refuse(
-            name, "the file is empty", "give a CSV with a header and one row per infusion or observation"
-        )
+        raise _refuse(name, "the file is empty", "give a CSV with a header and one row per infusion or observation")
     if data.startswith(b"PK\x03\x04"):
         kind = "an Excel workbook (.xlsx)" if b"xl/" in data else "a zip archive"
-        remedy = (
-            "open it and save the sheet as 'CSV UTF-8'"
-            if b"xl/" in data
-            else "unpack it and name the CSV in it"
-        )
+        remedy = "open it and save the sheet as 'CSV UTF-8'" if b"xl/" in data else "unpack it and name the CSV in it"
         raise _refuse(name, f"this is {kind} and not a CSV", remedy)
     for magic, kind, remedy in _MAGIC:
         if data.startswith(magic):
             raise _refuse(name, f"this is {kind} and not a CSV", remedy)
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in data[:4096]:
-        looks_utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff")) or data[:4096].count(b"\x00") * 3 >= len(
-            data[:4096]
-        )
+        looks_utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff")) or data[:4096].count(b"\x00") * 3 >= len(data[:4096])
         what = "the text is encoded as UTF-16" if looks_utf16 else "this is a binary file and not a CSV"
         raise _refuse(name, what, "save it as UTF-8 (Excel: 'CSV UTF-8'; Notepad: Save as, Encoding UTF-8)")
     try:
@@ -246,9 +235,7 @@ def _bad_byte(data: bytes, name: str, error: UnicodeDecodeError) -> CohortError:
     meant = byte.decode("cp1252", errors="replace")
     header = data.partition(b"\n")[0].decode("cp1252", errors="replace").rstrip("\r").split(",")
     place = line.count(b",")
-    column = (
-        header[place].strip() if row > 1 and place < len(header) and header[place].strip() else WHOLE_FILE
-    )
+    column = header[place].strip() if row > 1 and place < len(header) and header[place].strip() else WHOLE_FILE
     return _refuse(
         name,
         "the text is not UTF-8 (it looks like Latin-1 or Windows-1252)",
@@ -280,9 +267,7 @@ def _csv_cells(text: str, name: str, digest: str) -> Cells:
             row=start,
         ) from None
     header = records[0][1]
-    while (
-        header and not header[-1] and all(not cell for _, r in records[1:] for cell in r[len(header) - 1 :])
-    ):
+    while header and not header[-1] and all(not cell for _, r in records[1:] for cell in r[len(header) - 1 :]):
         header = header[:-1]  # columns left empty by a spreadsheet
     rows, faults = _even_rows(records[1:], header, name)
     return Cells(name, tuple(header), tuple(rows), digest, tuple(faults))
@@ -336,9 +321,7 @@ def _parquet_cells(data: bytes, name: str, digest: str) -> Cells:
         table = pyarrow.parquet.read_table(io.BytesIO(data))
     except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise _refuse(
-            name, f"the Parquet file cannot be read ({reason})", "write it again, or give a CSV"
-        ) from None
+        raise _refuse(name, f"the Parquet file cannot be read ({reason})", "write it again, or give a CSV") from None
     keep = [i for i, column in enumerate(table.column_names) if not column.startswith("__index_level_")]
     columns = [[_cell(value) for value in table.column(i).to_pylist()] for i in keep]
     return _from_columns([table.column_names[i] for i in keep], columns, name, digest)
@@ -350,9 +333,7 @@ def _from_columns(header: Sequence[str], columns: Sequence[Sequence[str]], name:
 
 
 def _is_missing(value: object) -> bool:
-    return (
-        value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
-    )
+    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
 
 
 def _cell(value: Any) -> str:

@@ -56,14 +56,11 @@ def summarise(cohort: "Cohort") -> CohortSummary:
         Its tables; products and assays in a fixed order.
     """
     infusions = cohort.infusions
-    product_of = {
-        (i, s): p for i, s, p in zip(infusions["ID"], infusions["SLOT"], infusions["PRODUCT"], strict=True)
-    }
+    product_of = {(i, s): p for i, s, p in zip(infusions["ID"], infusions["SLOT"], infusions["PRODUCT"], strict=True)}
     rows = cohort.observations.assign(
         SLOT=cohort.observation_slots,
         PRODUCT=[
-            product_of[key]
-            for key in zip(cohort.observations["ID"], cohort.observation_slots.tolist(), strict=True)
+            product_of[key] for key in zip(cohort.observations["ID"], cohort.observation_slots.tolist(), strict=True)
         ],
         AFTER=cohort.after_progression,
     )

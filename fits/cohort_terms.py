@@ -45,9 +45,7 @@ class Assay:
 
 #: The values of DVID, in the order in which tables list them.
 ASSAY_TABLE: Final[Mapping[str, Assay]] = {
-    "transgene": Assay(
-        "copies/µg DNA", 1e9, "copies per millilitre or per million cells? Convert to copies/µg DNA"
-    ),
+    "transgene": Assay("copies/µg DNA", 1e9, "copies per millilitre or per million cells? Convert to copies/µg DNA"),
     "cart": Assay("cells/µL", 1e6, "cells/mL? Divide by 1000"),
     "sbcma": Assay("ng/mL", 1e6, "pg/mL? Divide by 1000"),
     "mprotein": Assay("g/dL", 15.0, "g/L? Divide by 10"),

@@ -81,7 +81,9 @@ class Coordinates:
         def target(w: Floats) -> tuple[float, Floats]:
             h, b, factor, mean, logdet = _forward(w, self.centre, self.scale, *self._sites(), lay.log_sd)
             value, gradient = log_density(_join(h, b, lay.hyper, lay.block))
-            back = _backward(h, b, factor, mean, gradient[lay.hyper], gradient[lay.block], self.scale, *self._sites(), lay.log_sd)
+            back = _backward(
+                h, b, factor, mean, gradient[lay.hyper], gradient[lay.block], self.scale, *self._sites(), lay.log_sd
+            )
             return float(value) + logdet, back
 
         return target

@@ -198,9 +198,7 @@ def _withheld(
     """Leave-one-patient-out densities of a fit, and its forecasts of what was withheld."""
     draws = Draws(problem, _flattened(problem, sampled))
     with progress("Leaving patients out", 2 * POPULATION_DRAWS) as tick:
-        loglik = integrated_loglik(
-            Posterior(problem), coordinates, draws, np.random.default_rng([seed, 2]), tick
-        )
+        loglik = integrated_loglik(Posterior(problem), coordinates, draws, np.random.default_rng([seed, 2]), tick)
         late = forecast(
             problem,
             coordinates,
@@ -254,7 +252,7 @@ def compare_variants(
                 overwrite=True,
                 progress=progress,
             )
-    groups = {name: one.posterior["integrated"].to_dataset() for name, one in runs.items()}
+    groups = {name: one.posterior()["integrated"].to_dataset() for name, one in runs.items()}
     table = compare(
         list(groups),
         [g["elpd"].to_numpy() for g in groups.values()],

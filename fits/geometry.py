@@ -79,7 +79,7 @@ class Posterior:
     def conditional(
         self, h: Floats, order: NDArray[np.int64] | None = None
     ) -> Callable[[Floats], tuple[Floats, Floats]]:
-        """For a population: each patient's log density of data and deviations (n,), and its gradient by ``b`` (n, q)."""
+        """For a population: each patient's log density of data and deviations (n,), its gradient by ``b`` (n, q)."""
         made, d = self.design, self.d
         offset = made.offset + made.by_population @ h[:d] + made.by_effect @ h[d + self.spreads :]
         precision = np.exp(-2.0 * h[self.log_sd])
@@ -159,7 +159,9 @@ class Explorer:
         weight = count / (count + 5.0)
         diagonal = np.einsum("nqq->nq", covariance)
         target = np.einsum("nq,qr->nqr", np.maximum(diagonal, (0.02 * prior_sd) ** 2), np.eye(prior_sd.size))
-        self.mass_root = np.linalg.cholesky(weight * covariance + (1.0 - weight) * target + 1e-8 * np.eye(prior_sd.size))
+        self.mass_root = np.linalg.cholesky(
+            weight * covariance + (1.0 - weight) * target + 1e-8 * np.eye(prior_sd.size)
+        )
         self.step = np.maximum(self.step, 0.1)
 
 
@@ -199,7 +201,7 @@ def _newton(posterior: Posterior, h: Floats, scores: Floats) -> Floats:
 
 def _sites(h: Floats, draws: Floats, scores: Floats, log_sd: NDArray[np.int64]) -> Sites:
     """Moments of each patient's deviations as Gaussian sites, with their response to the population."""
-    count, n, q = draws.shape
+    count, _, q = draws.shape
     prior = np.exp(-2.0 * h[log_sd])
     root = np.sqrt(prior)
     mean = draws.mean(axis=0)

@@ -37,7 +37,7 @@ def early(problem: Problem, cutoff: float) -> Problem:
     assays = [k for k, kind in enumerate(problem.kernel.kinds) if kind not in ("progression", "death")]
     keep &= np.isin(problem.ob_kind, assays)
     order = np.argsort(~keep, axis=1, kind="stable")
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.take_along_axis(getattr(problem, name), order, axis=1)
         for name in ("ob_time", "ob_kind", "ob_family", "ob_value")
     }
@@ -96,26 +96,26 @@ def forecast(
     thetas = np.empty((count, n, problem.base.shape[1]))
     sigmas = np.empty((count, len(ASSAYS)))
     labels = estimated(problem)
-    for row, place in enumerate(places):
-        c, k = int(place) // length, int(place) % length
+    for sample, place in enumerate(places.tolist()):
+        c, k = place // length, place % length
         h = np.concatenate([draws.population[c, k], draws.log_omega[c, k], draws.effect[c, k]])
         b = _conditional_draw(posterior, coordinates, h, draws.deviation[c, k], rng)
-        thetas[row] = draws.design.theta(draws.population[c, k], draws.effect[c, k], b)
+        thetas[sample] = draws.design.theta(draws.population[c, k], draws.effect[c, k], b)
         for a, name in enumerate(ASSAYS):
             if f"sigma_{name}" in labels:
-                sigmas[row, a] = np.exp(draws.population[c, k, labels.index(f"sigma_{name}")])
+                sigmas[sample, a] = np.exp(draws.population[c, k, labels.index(f"sigma_{name}")])
         tick(1)
     simulated = simulate_draws(problem, thetas, times)
     chosen = _left_out(loglik, count, rng)
     index = {name: i for i, name in enumerate(problem.patients)}
     prediction, sigma = np.empty((count, late.size)), np.empty((count, late.size))
-    for column, row in enumerate(late):
+    for column, row in enumerate(late.tolist()):
         patient, name = index[str(rows["patient"].values[row])], str(rows["dvid"].values[row])
         at = int(np.searchsorted(times, rows["time"].values[row]))
         prediction[:, column] = np.log(simulated[name][chosen[:, patient], patient, at])
         sigma[:, column] = sigmas[chosen[:, patient], ASSAYS.index(name)]
     kept = rows.isel(observation=late).rename({"observation": "row"})
-    data: dict[str, Any] = {name: kept[name] for name in kept.data_vars}
+    data: dict[str, Any] = {str(name): kept[name] for name in kept.data_vars}
     data |= {
         "prediction": (("sample", "row"), prediction),
         "sigma": (("sample", "row"), sigma),
@@ -138,9 +138,9 @@ def _conditional_draw(
     b = start
     value, gradient = density(b)
     for _ in range(TRAJECTORIES):
-        p = rng.standard_normal(b.shape)
+        p: Any = rng.standard_normal(b.shape)
         energy = value - 0.5 * (p**2).sum(axis=1)
-        step = STEP * rng.uniform(0.3, 1.2, b.shape[0])[:, None]
+        step: Any = STEP * np.asarray(rng.uniform(0.3, 1.2, b.shape[0]))[:, None]
         y, g, v = b, gradient, value
         with np.errstate(over="ignore", invalid="ignore"):
             for _ in range(LEAPFROGS):

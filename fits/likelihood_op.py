@@ -38,7 +38,7 @@ def entry_address(name: str) -> int:
     return _ENTRIES[name]
 
 
-class CohortLikelihood(Op):  # type: ignore[misc]
+class CohortLikelihood(Op):
     """Log-likelihood of every patient: inputs theta, failures, data; outputs loglik (n,), gradient (n, columns)."""
 
     __props__ = ("module", "tolerance", "max_steps")
@@ -74,25 +74,23 @@ def _call(module: str, tolerance: float, max_steps: int, theta: Any, failures: A
     generated = __import__("sys").modules[module]
     n = theta.shape[0]
     loglik, grad, status = np.empty(n), np.empty(theta.shape), np.zeros(n, dtype=np.int64)
-    generated.loglik_grad(
-        data[0], np.ascontiguousarray(theta), *data[1:], tolerance, max_steps, loglik, grad, status
-    )
+    generated.loglik_grad(data[0], np.ascontiguousarray(theta), *data[1:], tolerance, max_steps, loglik, grad, status)
     return loglik, grad
 
 
-@register_funcify_default_op_cache_key(CohortLikelihood)  # type: ignore[untyped-decorator]
+@register_funcify_default_op_cache_key(CohortLikelihood)
 def _(op: CohortLikelihood, node: Apply, **_: Any) -> Any:
     name, tolerance, max_steps = op.module, op.tolerance, op.max_steps
     kind = types.FunctionType(LOGLIK_SIGNATURE)
     unique = f"reinfuse.{name}"
 
-    @numba_njit  # type: ignore[untyped-decorator]
+    @numba_njit
     def find() -> Any:
         with numba.objmode(found=types.intp):
             found = entry_address(name)
         return found
 
-    @numba_njit  # type: ignore[untyped-decorator]
+    @numba_njit
     def cohort_likelihood(
         theta: Any,
         failures: Any,
@@ -166,7 +164,7 @@ def loglik_and_gradient(
     return loglik, grad, status
 
 
-class UnlockedLinker(NumbaLinker):  # type: ignore[misc]
+class UnlockedLinker(NumbaLinker):
     """PyTensor's Numba linker, with functions that run without Python's lock, so that chains can share a process."""
 
     def jit_compile(self, fn_and_cache: Any) -> Any:

@@ -7,7 +7,7 @@ kernel. The individual parameters of all patients form one matrix ``theta``; `Co
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +74,9 @@ class Specification:
             raise ReinfuseError(f"unknown variant {self.variant!r}; use one of {', '.join(VARIANTS)}")
         for name in self.random_effects:
             if name not in REAL_COHORT or REAL_COHORT[name].iiv <= 0:
-                raise ReinfuseError(f"{name!r} has no spread between patients in the table; choose other random effects")
+                raise ReinfuseError(
+                    f"{name!r} has no spread between patients in the table; choose other random effects"
+                )
 
 
 @dataclass(frozen=True)
@@ -164,11 +166,11 @@ def courses(cohort: Cohort) -> tuple[list[ResolvedInfusion], NDArray[np.str_], d
     product = np.full((n, slots), "", dtype="<U64")
     day = np.full((n, slots), np.inf)
     dose, ld = np.full((n, slots), np.nan), np.ones((n, slots))
-    for row in table.itertuples(index=False):
-        i, j = index[str(row.ID)], int(row.SLOT) - 1
-        product[i, j], day[i, j] = str(row.PRODUCT), float(row.TIME)
-        dose[i, j] = np.nan if row.AMT is None else float(row.AMT)
-        ld[i, j] = float(row.LD)
+    rows: Any
+    for rows in table.to_dict(orient="records"):
+        i, j = index[str(rows["ID"])], int(rows["SLOT"]) - 1
+        product[i, j], day[i, j], ld[i, j] = str(rows["PRODUCT"]), float(rows["TIME"]), float(rows["LD"])
+        dose[i, j] = float(rows["AMT"])
     merged: dict[str, Floats] = {}
     sequences = np.unique(product, axis=0)
     course: list[ResolvedInfusion] = []
@@ -314,9 +316,7 @@ def _is_constant(name: str, values: Floats, effects: Sequence[Effect]) -> bool:
     return bool(np.all(values == values[0])) and values[0] < FAR
 
 
-def _population(
-    present: Sequence[str], products: Sequence[str], off: Mapping[str, float]
-) -> dict[str, Parameter]:
+def _population(present: Sequence[str], products: Sequence[str], off: Mapping[str, float]) -> dict[str, Parameter]:
     """Estimated population parameters: informed by an assay that is present, and not switched off."""
     result: dict[str, Parameter] = {}
     for name, assays in INFORMED.items():

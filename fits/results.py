@@ -14,7 +14,7 @@ from reinfuse.model.parameters import REAL_COHORT, from_transformed, to_transfor
 from .assays import ASSAYS
 from .coordinates import Layout
 from .likelihood_op import loglik_and_gradient
-from .population import OCCASION_LOG_SD, OCCASION_SD, Design, design, estimated
+from .population import OCCASION_LOG_SD, OCCASION_SD, design, estimated
 from .problem import Problem
 
 type Floats = NDArray[np.float64]
@@ -60,9 +60,7 @@ class Draws:
 
     def theta(self, chain: int, draw: int) -> Floats:
         """Individual parameters of one draw, (n, columns)."""
-        return self.design.theta(
-            self.population[chain, draw], self.effect[chain, draw], self.deviation[chain, draw]
-        )
+        return self.design.theta(self.population[chain, draw], self.effect[chain, draw], self.deviation[chain, draw])
 
 
 def _named(problem: Problem, population: Floats, omega: Floats, effect: Floats, deviation: Floats) -> xr.Dataset:
@@ -200,7 +198,9 @@ def curves(problem: Problem, draws: Draws, until: float) -> xr.Dataset:
     thetas = np.stack([draws.theta(c, k) for c, k in _thinned(draws, CURVE_DRAWS)])
     simulated = simulate_draws(problem, thetas, times)
     dims = ("sample", "patient", "time")
-    data = {name: (dims, simulated[name]) for name in ("transgene", "cart", "sbcma", "mprotein") if name in simulated}
+    data: dict[str, Any] = {
+        name: (dims, simulated[name]) for name in ("transgene", "cart", "sbcma", "mprotein") if name in simulated
+    }
     data["burden"] = (dims, simulated["Ts"] + simulated["Tr"])
     if "H" in simulated:  # counted from the first assessment on
         data["cumhaz"] = (dims, np.where(times < EARLY, 0.0, simulated["H"]))
@@ -215,6 +215,4 @@ def log_likelihood(problem: Problem, draws: Draws, tick: Callable[[int], None] =
         for k in range(length):
             values[c, k], _, _ = loglik_and_gradient(draws.theta(c, k), problem)
             tick(1)
-    return xr.Dataset(
-        {"patient": (("chain", "draw", "subject"), values)}, coords={"subject": list(problem.patients)}
-    )
+    return xr.Dataset({"patient": (("chain", "draw", "subject"), values)}, coords={"subject": list(problem.patients)})

@@ -255,15 +255,12 @@ class RunFolder:
         """
         folder = Path(path)
         if folder.exists() and not folder.is_dir():
-            raise ReinfuseError(
-                f"{folder} is a file; --out needs a folder. Name a folder that is new or empty."
-            )
+            raise ReinfuseError(f"{folder} is a file; --out needs a folder. Name a folder that is new or empty.")
         names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
         is_run = RUN_FILE in names or CHAINS_FOLDER in names
         if names and not is_run:
             raise ReinfuseError(
-                f"{folder} holds other files ({_some(names)}) and no {RUN_FILE}. Name a folder that is new "
-                "or empty."
+                f"{folder} holds other files ({_some(names)}) and no {RUN_FILE}. Name a folder that is new or empty."
             )
         if is_run and not (resume or overwrite):
             raise ReinfuseError(
@@ -289,13 +286,9 @@ class RunFolder:
         """
         folder = Path(path)
         if not folder.exists():
-            raise ReinfuseError(
-                f"There is no folder {folder}. Give the folder that `reinfuse fit --out` wrote."
-            )
+            raise ReinfuseError(f"There is no folder {folder}. Give the folder that `reinfuse fit --out` wrote.")
         if not folder.is_dir():
-            raise ReinfuseError(
-                f"{folder} is a file, not a run folder. Give the folder that holds {RUN_FILE}."
-            )
+            raise ReinfuseError(f"{folder} is a file, not a run folder. Give the folder that holds {RUN_FILE}.")
         run = cls(folder)
         if not (folder / RUN_FILE).is_file():
             names = sorted(entry.name for entry in folder.iterdir())
@@ -495,9 +488,7 @@ class RunFolder:
         """
         file = self.path / SUMMARY_FILE
         if not file.is_file():
-            raise ReinfuseError(
-                f"{self.path} has no {SUMMARY_FILE}. Run `reinfuse diagnose {self.path}` first."
-            )
+            raise ReinfuseError(f"{self.path} has no {SUMMARY_FILE}. Run `reinfuse diagnose {self.path}` first.")
         return pd.read_csv(file, keep_default_na=False, na_values=["", "nan"])
 
     def write_diagnostics(self, content: Mapping[str, Any]) -> None:
@@ -513,9 +504,7 @@ class RunFolder:
             If it is absent or not a JSON object.
         """
         if not (self.path / DIAGNOSTICS_FILE).is_file():
-            raise ReinfuseError(
-                f"{self.path} has no {DIAGNOSTICS_FILE}. Run `reinfuse diagnose {self.path}` first."
-            )
+            raise ReinfuseError(f"{self.path} has no {DIAGNOSTICS_FILE}. Run `reinfuse diagnose {self.path}` first.")
         return self._read_json(DIAGNOSTICS_FILE)
 
     @property
@@ -544,9 +533,7 @@ class RunFolder:
             temporary.unlink(missing_ok=True)
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        text = json.dumps(
-            _finite(dict(content)), indent=2, ensure_ascii=False, default=_plain, allow_nan=False
-        )
+        text = json.dumps(_finite(dict(content)), indent=2, ensure_ascii=False, default=_plain, allow_nan=False)
         self._write(name, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
 
     def _read_json(self, name: str) -> dict[str, Any]:
@@ -554,13 +541,9 @@ class RunFolder:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as fault:
-            raise ReinfuseError(
-                f"{file} is not readable as JSON ({fault}). Restore it, or fit again."
-            ) from None
+            raise ReinfuseError(f"{file} is not readable as JSON ({fault}). Restore it, or fit again.") from None
         if not isinstance(content, dict):
-            raise ReinfuseError(
-                f"{file} holds a {type(content).__name__}, not an object. Restore it, or fit again."
-            )
+            raise ReinfuseError(f"{file} holds a {type(content).__name__}, not an object. Restore it, or fit again.")
         return content
 
     def _record(self, name: str) -> str:
@@ -576,9 +559,7 @@ class RunFolder:
         if wanted is None:
             return
         if not file.is_file():
-            raise ReinfuseError(
-                f"{self.path} lacks {name}, which {RUN_FILE} names. Restore it, or fit again."
-            )
+            raise ReinfuseError(f"{self.path} lacks {name}, which {RUN_FILE} names. Restore it, or fit again.")
         seen = sha256_of(file)
         if seen != wanted:
             raise ReinfuseError(
@@ -605,9 +586,7 @@ def check_layout(tree: xr.DataTree, *, where: str) -> None:
             if variable not in dataset.variables:
                 faults.append(f"/{group}/{variable} is missing")
             elif tuple(map(str, dataset[variable].dims)) != dims:
-                faults.append(
-                    f"/{group}/{variable} has dimensions {tuple(dataset[variable].dims)}, not {dims}"
-                )
+                faults.append(f"/{group}/{variable} has dimensions {tuple(dataset[variable].dims)}, not {dims}")
     if faults:
         raise ReinfuseError(f"{where} is not a posterior of reinfuse: {'; '.join(faults)}. Fit again.")
 
@@ -621,9 +600,7 @@ def _read_tree(file: Path) -> xr.DataTree:
         with xr.open_datatree(file, engine="h5netcdf") as tree:
             return tree.load()
     except (OSError, ValueError, KeyError) as fault:
-        raise ReinfuseError(
-            f"{file} is not readable as NetCDF-4 ({fault}). Restore it, or fit again."
-        ) from None
+        raise ReinfuseError(f"{file} is not readable as NetCDF-4 ({fault}). Restore it, or fit again.") from None
 
 
 def _plain(value: object) -> object:

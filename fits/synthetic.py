@@ -238,9 +238,7 @@ def synthetic_cohort(
     )
 
 
-def write_synthetic(
-    table: pd.DataFrame, truth: Mapping[str, Any], out: str | Path, truth_out: str | Path
-) -> None:
+def write_synthetic(table: pd.DataFrame, truth: Mapping[str, Any], out: str | Path, truth_out: str | Path) -> None:
     """Write a synthetic cohort as CSV and the truth behind it as JSON.
 
     Parameters
@@ -291,9 +289,7 @@ def _check(
         raise ReinfuseError(f"unknown variant {variant!r}; use one of {', '.join(VARIANTS)}")
     for name in random_effects:
         if name not in REAL_COHORT or REAL_COHORT[name].iiv <= 0:
-            raise ReinfuseError(
-                f"{name!r} has no spread between patients in the table; choose other random effects"
-            )
+            raise ReinfuseError(f"{name!r} has no spread between patients in the table; choose other random effects")
 
 
 # ---- the patients
@@ -394,9 +390,7 @@ def _observe(
     second_day[again] = first[again] + people.interval[again]
     ends = np.stack([people.follow_up[:, 0], second_day + people.follow_up[:, 1]], axis=1)
     ends = np.minimum(ends, people.death[:, None])
-    curves = _simulate(
-        people, second_day, float(ends[second_day < np.inf].max(initial=ends[:, 0].max())), variant
-    )
+    curves = _simulate(people, second_day, float(ends[second_day < np.inf].max(initial=ends[:, 0].max())), variant)
     second = _progression(curves["cumhaz"], people, 1, second_day)
     names = [f"SYN-{i:03d}" for i in range(1, people.n + 1)]
     rows: list[tuple[Any, ...]] = []
@@ -465,9 +459,7 @@ def _flow_limit(rng: np.random.Generator) -> float:
     return float(f"{CART_LLOQ * np.exp(CART_LLOQ_LOG_SD * rng.standard_normal()):.2g}")
 
 
-def _mprotein(
-    rng: np.random.Generator, start: float, last: float, curves: Mapping[str, Floats]
-) -> list[_Sample]:
+def _mprotein(rng: np.random.Generator, start: float, last: float, curves: Mapping[str, Floats]) -> list[_Sample]:
     """M-protein on the day of an infusion and monthly from then on, until day `last`."""
     planned = np.arange(start + MPROTEIN_EVERY, last + MPROTEIN_JITTER + 1, MPROTEIN_EVERY)
     jitter = rng.integers(-MPROTEIN_JITTER, MPROTEIN_JITTER, size=planned.size, endpoint=True)
@@ -481,9 +473,7 @@ def _measurable(taken: Sequence[_Sample], protein: Sequence[_Sample]) -> bool:
     return bool(sbcma) and sbcma[0] >= MEASURABLE_SBCMA and protein[0].value >= MEASURABLE_MPROTEIN
 
 
-def _measured(
-    rng: np.random.Generator, assay: str, day: float, curves: Mapping[str, Floats], limit: float
-) -> _Sample:
+def _measured(rng: np.random.Generator, assay: str, day: float, curves: Mapping[str, Floats], limit: float) -> _Sample:
     """One sample with residual error, censored at the limit or at the top of the assay's range."""
     residual = REAL_COHORT[f"sigma_{assay}"].median * rng.standard_t(RESIDUAL_DEGREES)
     offset = IMMUNOFIXATION if assay == "mprotein" else 0.0
@@ -491,32 +481,24 @@ def _measured(
     highest = ASSAY_TABLE[assay].highest
     if value < limit:
         return _Sample(day, assay, limit, 1, limit)
-    return (
-        _Sample(day, assay, highest, -1, limit) if value > highest else _Sample(day, assay, value, 0, limit)
-    )
+    return _Sample(day, assay, highest, -1, limit) if value > highest else _Sample(day, assay, value, 0, limit)
 
 
 # ---- the truth
 
 
-def _truth(
-    people: _People, names: Sequence[str], random_effects: Sequence[str], variant: str
-) -> dict[str, Any]:
+def _truth(people: _People, names: Sequence[str], random_effects: Sequence[str], variant: str) -> dict[str, Any]:
     population = {symbol: row.median for symbol, row in REAL_COHORT.items() if symbol not in ("aT", "bT")}
     population |= VARIANTS[variant].parameters
     for product in (FIRST, SECOND):
         population |= {f"{symbol}:{product}": row.median for symbol, row in PRODUCT_ASSAY[product].items()}
-    individual = {
-        symbol: [_short(v) for v in values.tolist()] for symbol, values in people.individual.items()
-    }
+    individual = {symbol: [_short(v) for v in values.tolist()] for symbol, values in people.individual.items()}
     return {
         "residual": f"Student t, {RESIDUAL_DEGREES} degrees of freedom, times sigma_* on the log scale",
         "population": {symbol: _short(value) for symbol, value in population.items()},
         "omega": {symbol: REAL_COHORT[symbol].iiv for symbol in random_effects} | {"occasion": OCCASION_SD},
         "product_effect": {label: _short(np.log(value)) for label, value in MULTIPLIERS.items()},
-        "individual": {
-            name: {s: values[i] for s, values in individual.items()} for i, name in enumerate(names)
-        },
+        "individual": {name: {s: values[i] for s, values in individual.items()} for i, name in enumerate(names)},
     }
 
 

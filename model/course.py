@@ -222,13 +222,9 @@ def _numbers(slot: int, name: str, value: ArrayLike) -> Floats:
     try:
         numbers = np.array(value, dtype=np.float64)
     except (TypeError, ValueError):
-        raise ReinfuseError(
-            f"infusion {slot}: {name} is {value!r}; give a number or one per patient"
-        ) from None
+        raise ReinfuseError(f"infusion {slot}: {name} is {value!r}; give a number or one per patient") from None
     if numbers.ndim > 1:
-        raise ReinfuseError(
-            f"infusion {slot}: {name} has shape {numbers.shape}; give a number or one per patient"
-        )
+        raise ReinfuseError(f"infusion {slot}: {name} has shape {numbers.shape}; give a number or one per patient")
     return numbers
 
 

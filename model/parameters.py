@@ -218,9 +218,7 @@ def _columns(x: NDArray[np.float64], transform: str | Sequence[str]) -> Iterable
     else:
         kinds = tuple(transform)
         if x.ndim == 0 or x.shape[-1] != len(kinds):
-            raise ReinfuseError(
-                f"{len(kinds)} transforms for shape {x.shape}; give one per entry of the last axis"
-            )
+            raise ReinfuseError(f"{len(kinds)} transforms for shape {x.shape}; give one per entry of the last axis")
         places = [(..., j) for j in range(len(kinds))]
     for kind in kinds:
         if kind not in TRANSFORMS:
@@ -478,12 +476,10 @@ _CHANGES: Final = (
 )
 # fmt: on
 
-REAL_COHORT: Final[Mapping[str, Parameter]] = MappingProxyType(
-    {**REFERENCE, **{row.symbol: row for row in _CHANGES}}
-)
+REAL_COHORT: Final[Mapping[str, Parameter]] = MappingProxyType({**REFERENCE, **{row.symbol: row for row in _CHANGES}})
 
-#: The patient effects that a cohort can carry; all others with iiv > 0 stay at their median. Beside dM, an effect on eps
-#: would be aliased: a patient has two or three samples after the peak.
+#: The patient effects that a cohort can carry; all others with iiv > 0 stay at their median. Beside dM, an effect on
+#: eps would be aliased: a patient has two or three samples after the peak.
 RANDOM_EFFECTS: Final[tuple[str, ...]] = ("rho", "tg", "dM", "KE", "B0", "Sbg", "gT")
 
 #: Transgene assay by product, ln T = aT + bT ln C (+ dlt before day 10); products not named use ide-cel's.
@@ -543,8 +539,7 @@ _EFFECTS: Final = (
         0.8,
         "h",
         "CAL",
-        "CAL of the reference product to published response rates; width ASSUMED, and its posterior is "
-        "mostly prior",
+        "CAL of the reference product to published response rates; width ASSUMED, and its posterior is mostly prior",
     ),
 )
 
@@ -570,9 +565,7 @@ _VARIANTS: Final = (
 #: The full model and the restrictions that a claim about dysfunction or exhaustion has to beat.
 VARIANTS: Final[Mapping[str, Variant]] = MappingProxyType({v.name: v for v in _VARIANTS})
 
-_TABLES: Final[Mapping[str, Mapping[str, Parameter]]] = MappingProxyType(
-    {"reference": REFERENCE, "real": REAL_COHORT}
-)
+_TABLES: Final[Mapping[str, Mapping[str, Parameter]]] = MappingProxyType({"reference": REFERENCE, "real": REAL_COHORT})
 
 
 def table(name: str = "reference") -> Mapping[str, Parameter]:

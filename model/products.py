@@ -72,9 +72,7 @@ class Product:
     power: float = 1.0
     scfv: str
     source: str
-    sources: Mapping[str, str] = field(
-        default_factory=lambda: MappingProxyType({}), compare=False, repr=False
-    )
+    sources: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in _TEXTS:
@@ -82,31 +80,23 @@ class Product:
             if not isinstance(value, str) or not value.strip():
                 raise ReinfuseError(f"product {self.name!r}: {name} is {value!r}; give a text")
         if self.name != self.name.strip().lower() or any(c.isspace() for c in self.name):
-            raise ReinfuseError(
-                f"product {self.name!r}: give a lower-case name without spaces, like 'ide-cel'"
-            )
+            raise ReinfuseError(f"product {self.name!r}: give a lower-case name without spaces, like 'ide-cel'")
         for name in (*_POSITIVE, *_SHARES, "immunogenicity"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise ReinfuseError(f"product {self.name!r}: {name} is {value!r}; give a number")
         for name in _POSITIVE:
             if getattr(self, name) <= 0:
-                raise ReinfuseError(
-                    f"product {self.name!r}: {name} is {getattr(self, name)}; give a number > 0"
-                )
+                raise ReinfuseError(f"product {self.name!r}: {name} is {getattr(self, name)}; give a number > 0")
         for name in _SHARES:
             if not 0 <= getattr(self, name) < 1:
-                raise ReinfuseError(
-                    f"product {self.name!r}: {name} is {getattr(self, name)}; give a share in [0, 1)"
-                )
+                raise ReinfuseError(f"product {self.name!r}: {name} is {getattr(self, name)}; give a share in [0, 1)")
         if self.fM0 + self.fX0 >= 1:
             raise ReinfuseError(
                 f"product {self.name!r}: fM0 + fX0 is {self.fM0 + self.fX0:g}; leave room for effectors (< 1)"
             )
         if self.immunogenicity < 0:
-            raise ReinfuseError(
-                f"product {self.name!r}: immunogenicity is {self.immunogenicity}; give a number >= 0"
-            )
+            raise ReinfuseError(f"product {self.name!r}: immunogenicity is {self.immunogenicity}; give a number >= 0")
         object.__setattr__(self, "sources", MappingProxyType(dict(self.sources)))
 
     @classmethod

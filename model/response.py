@@ -399,9 +399,7 @@ def _first(when: Floats, flags: Flags) -> Floats:
 # ------------------------------------------------------------------------------------------- durations
 
 
-def progression_free(
-    progression_day: ArrayLike, death_day: ArrayLike, follow_up: ArrayLike
-) -> tuple[Floats, Flags]:
+def progression_free(progression_day: ArrayLike, death_day: ArrayLike, follow_up: ArrayLike) -> tuple[Floats, Flags]:
     """Progression-free survival: days to progression or death, or to the end of follow-up if that is first.
 
     Parameters
@@ -459,9 +457,7 @@ def duration_of_response(
     time, event = progression_free(progression_day, death_day, follow_up)
     response = np.asarray(response_day, dtype=np.float64)
     if np.any(response < 0):
-        raise ReinfuseError(
-            f"response_day is {response[response < 0].flat[0]:g}; count days from the infusion"
-        )
+        raise ReinfuseError(f"response_day is {response[response < 0].flat[0]:g}; count days from the infusion")
     response, time, event = np.broadcast_arrays(response, time, event)
     responded = response <= time
     lasted = np.where(responded, time, np.nan) - np.where(responded, response, 0.0)
@@ -568,9 +564,7 @@ def _trajectories(times: ArrayLike, **values: ArrayLike) -> tuple[Floats, list[F
     for name, value in values.items():
         rows = np.atleast_2d(np.asarray(value, dtype=np.float64))
         if rows.ndim != 2 or rows.shape[1] != clock.size:
-            raise ReinfuseError(
-                f"{name} has shape {rows.shape}, times has {clock.size} days; give one row per patient"
-            )
+            raise ReinfuseError(f"{name} has shape {rows.shape}, times has {clock.size} days; give one row per patient")
         out.append(rows)
     counts = {rows.shape[0] for rows in out}
     if len(counts) > 1:

@@ -51,10 +51,8 @@ class Status(IntEnum):
             Status.SOLVED: "solved",
             Status.STEP_LIMIT: "the solver reached its limit of steps: the parameters make the system stiff, "
             "or the tolerance is very tight; loosen it or check the parameters",
-            Status.STEP_TOO_SMALL: "the step size fell below its limit: a parameter is extreme; check the "
-            "values",
-            Status.NOT_FINITE: "a state or the likelihood was not a finite number: a parameter lies outside "
-            "its domain",
+            Status.STEP_TOO_SMALL: "the step size fell below its limit: a parameter is extreme; check the values",
+            Status.NOT_FINITE: "a state or the likelihood was not a finite number: a parameter lies outside its domain",
         }[self]
 
 
@@ -89,9 +87,7 @@ def _numbers(name: str, value: ArrayLike, transform: str) -> Floats:
     except (TypeError, ValueError):
         raise ReinfuseError(f"parameter {name!r} is {value!r}; give a number, or one per patient") from None
     if numbers.ndim > 1:
-        raise ReinfuseError(
-            f"parameter {name!r} has shape {numbers.shape}; give a number, or one per patient"
-        )
+        raise ReinfuseError(f"parameter {name!r} has shape {numbers.shape}; give a number, or one per patient")
     inside, remedy = _DOMAINS[transform]
     bad = ~(np.isfinite(numbers) & inside(numbers))
     if bad.any():
@@ -121,16 +117,12 @@ def _theta(
     values = dict(defaults)
     for name, value in parameters.items():
         stem = name.rsplit("_", 1)[0]
-        values[name] = _numbers(
-            name, value, rows[name].transform if name in rows else _TRANSFORMS.get(stem, "log")
-        )
+        values[name] = _numbers(name, value, rows[name].transform if name in rows else _TRANSFORMS.get(stem, "log"))
     sizes = {name: np.asarray(v).shape[0] for name, v in values.items() if np.ndim(v) == 1}
     size = n if n is not None else next(iter(sizes.values()), 1)
     wrong = {name: s for name, s in sizes.items() if s != size}
     if wrong:
-        raise ReinfuseError(
-            f"parameters differ in length: {wrong}, expected {size}; give one value per patient"
-        )
+        raise ReinfuseError(f"parameters differ in length: {wrong}, expected {size}; give one value per patient")
     theta = np.empty((size, len(names)))
     for column, name in enumerate(names):
         theta[:, column] = np.asarray(values[name], dtype=np.float64)
@@ -179,9 +171,7 @@ def simulate_population(
     """
     if options not in bcma.OPTIONS:
         raise ReinfuseError(f"options is {options!r}; use one of {', '.join(bcma.OPTIONS)}")
-    grid = np.array(
-        times, dtype=np.float64, ndmin=1
-    )  # a copy: of one memory layout, for one compiled signature
+    grid = np.array(times, dtype=np.float64, ndmin=1)  # a copy: of one memory layout, for one compiled signature
     rising = grid.ndim == 1 and grid.size > 0 and bool(np.all(np.diff(grid) > 0)) and bool(grid[0] >= 0)
     if not (rising and np.all(np.isfinite(grid))):
         raise ReinfuseError(f"times are {np.asarray(times)!r}; give finite days, rising, from 0")
@@ -276,9 +266,7 @@ def simulate(
     _check("until", until, bool(np.isfinite(until)) and until > 0, "give a day above 0")
     _check("every", every, bool(np.isfinite(every)) and every > 0, "give a spacing above 0 days")
     grid = np.arange(0.0, until + 1e-9, every) if times is None else times
-    result = simulate_population(
-        course=course, times=grid, parameters=parameters, options=options, tolerance=tolerance
-    )
+    result = simulate_population(course=course, times=grid, parameters=parameters, options=options, tolerance=tolerance)
     _check("the number of patients", n := result.sizes["patient"], n == 1, "use simulate_population")
     status = Status(int(result["status"][0]))
     if status is not Status.SOLVED:

@@ -72,9 +72,7 @@ def guarded(action: Callable[[], Any]) -> int:
     except OSError as error:
         if not _is_users_path(error.filename):
             return _our_fault(error)
-        complain(
-            f"Error: cannot use {error.filename!r}: {error.strerror}. Check the path and your permissions."
-        )
+        complain(f"Error: cannot use {error.filename!r}: {error.strerror}. Check the path and your permissions.")
         return ExitCode.BAD_INPUT
     except Exception as error:
         return _our_fault(error)
@@ -152,9 +150,7 @@ def progress(title: str, total: float) -> Iterator[Tick]:
         If the total is not positive.
     """
     if not total > 0:
-        raise ValueError(
-            f"progress of {title!r} needs a total > 0, got {total}; leave the bar out for no work"
-        )
+        raise ValueError(f"progress of {title!r} needs a total > 0, got {total}; leave the bar out for no work")
     if sys.stderr.isatty():
         with _bar(title, total) as bar:
             yield bar

@@ -102,16 +102,12 @@ def _print_assays(console: "Console", summary: "CohortSummary") -> None:
 def _print_follow_up(console: "Console", summary: "CohortSummary") -> None:
     lines: list[Sequence[str]] = []
     for row in summary.follow_up.to_dict("records"):
-        counts = [
-            f"{row[name]:g}" for name in ("courses", "last_day", "progressions", "deaths", "pfs_events")
-        ]
+        counts = [f"{row[name]:g}" for name in ("courses", "last_day", "progressions", "deaths", "pfs_events")]
         median = "not reached" if math.isinf(row["pfs_median"]) else short(row["pfs_median"])
         lines.append((row["product"], *counts, median))
     header = ("product", "courses", "last day", "progressed", "died", "PFS events", "PFS median")
     _print_table(console, "Follow-up, by infusion course", header, lines)
-    console.print(
-        "last day: median; PFS: progression or death, Kaplan-Meier; days since the infusion", style="dim"
-    )
+    console.print("last day: median; PFS: progression or death, Kaplan-Meier; days since the infusion", style="dim")
 
 
 def _print_table(

@@ -57,9 +57,7 @@ def command(
         print(f"- {note}")
     infusions = int((table["EVID"] == 1).sum())
     observations = len(table) - infusions
-    print(
-        f"Wrote {out}: {table['ID'].nunique()} patients, {infusions} infusions, {observations} observations."
-    )
+    print(f"Wrote {out}: {table['ID'].nunique()} patients, {infusions} infusions, {observations} observations.")
 
 
 if __name__ == "__main__":

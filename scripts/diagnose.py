@@ -128,9 +128,7 @@ def _identifiability(found: "Findings", console: "Console") -> None:
     from reinfuse.fits.diagnosis.identifiability import WORDS
 
     lines: list[Sequence[str]] = [
-        (word, ", ".join(found.with_verdict(word)))
-        for word in WORDS
-        if word != "fixed" and found.with_verdict(word)
+        (word, ", ".join(found.with_verdict(word))) for word in WORDS if word != "fixed" and found.with_verdict(word)
     ]
     _print_table(console, "What the data said", ("", "parameters"), lines, words=2)
     shrunk: list[Sequence[str]] = [
@@ -154,8 +152,7 @@ def _checks(found: "Findings", console: "Console") -> None:
     if len(found.medians):
         odd = int((found.medians["p_value"] < 0.05).sum())
         console.print(
-            f"{odd} of {len(found.medians)} visit windows have a median with a predictive p-value below "
-            "0.05.",
+            f"{odd} of {len(found.medians)} visit windows have a median with a predictive p-value below 0.05.",
             highlight=False,
         )
 
@@ -185,8 +182,7 @@ def _yardsticks(found: "Findings", console: "Console") -> None:
             f"{row['day']:.0f}",
             f"{row['at_risk']}",
             _number(row["observed"]),
-            f"{_number(row['predicted'])} ({_number(row['predicted_lower'])} to "
-            f"{_number(row['predicted_upper'])})",
+            f"{_number(row['predicted'])} ({_number(row['predicted_lower'])} to {_number(row['predicted_upper'])})",
         )
         for row in _records(sticks.survival)
     ]
@@ -195,8 +191,7 @@ def _yardsticks(found: "Findings", console: "Console") -> None:
     for row in _records(sticks.discrimination):
         interval = f"{_number(row['lower'])} to {_number(row['upper'])}"
         console.print(
-            f"• {row['measure']}: [bold]{_number(row['value'])}[/] ({interval}; {row['basis']}; "
-            f"{row['note']})",
+            f"• {row['measure']}: [bold]{_number(row['value'])}[/] ({interval}; {row['basis']}; {row['note']})",
             highlight=False,
         )
     for sentence in sticks.missing:

@@ -15,9 +15,7 @@ def command(
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="Show the states and parameters of this model.")
     ] = None,
-    options: Annotated[
-        str, typer.Option(help="Configuration whose parameters to show: reference or real.")
-    ] = "real",
+    options: Annotated[str, typer.Option(help="Configuration whose parameters to show: reference or real.")] = "real",
 ) -> None:
     """List the model library, or show one model's states and parameters with prior and provenance.
 
@@ -46,8 +44,7 @@ def library_of_models() -> dict[str, ModuleType]:
     from reinfuse.model import equations
 
     modules = {
-        found.name: import_module(f"{equations.__name__}.{found.name}")
-        for found in iter_modules(equations.__path__)
+        found.name: import_module(f"{equations.__name__}.{found.name}") for found in iter_modules(equations.__path__)
     }
     return {name: module for name, module in modules.items() if hasattr(module, "build")}
 
@@ -62,9 +59,7 @@ def show_library(library: dict[str, ModuleType], console: "Console") -> None:
         console.print(f"[bold]{name}[/]  {summary_line(module)}", highlight=False)
         for configuration, chosen in module.OPTIONS.items():
             on = [option.replace("_", "-") for option, value in asdict(chosen).items() if value]
-            console.print(
-                f"- {configuration} configuration: {', '.join(on) or 'no options'}", highlight=False
-            )
+            console.print(f"- {configuration} configuration: {', '.join(on) or 'no options'}", highlight=False)
     console.print("\n[bold]Variants[/], to compare a fit with", highlight=False)
     for variant in VARIANTS.values():
         console.print(f"- {variant.describe()}", highlight=False)

@@ -45,9 +45,7 @@ def command(
     run: Annotated[
         Path | None, typer.Argument(metavar="[RUN]", help="Folder of `reinfuse fit`; left out with --prior.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for tables, figures and run.json.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for tables, figures and run.json.")] = None,
     scenarios: Annotated[
         Path | None,
         typer.Option(
@@ -56,17 +54,13 @@ def command(
         ),
     ] = None,
     patients: Annotated[int, typer.Option(min=10, help="Virtual patients per scenario.")] = 1000,
-    draws: Annotated[
-        int, typer.Option(min=2, help="Draws of the population that the patients are spread over.")
-    ] = 100,
+    draws: Annotated[int, typer.Option(min=2, help="Draws of the population that the patients are spread over.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random number.")] = 1,
     prior: Annotated[bool, typer.Option("--prior", help="From the priors, without a fit.")] = False,
     options: Annotated[
         Options, typer.Option(help="With --prior: which parameter table; a RUN knows its own.")
     ] = Options.REFERENCE,
-    force: Annotated[
-        bool, typer.Option("--force", help="Write into a folder that holds other files.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that holds other files.")] = False,
 ) -> None:
     """Give virtual patients a second infusion and compare arms.
 
@@ -147,8 +141,7 @@ def retreat(
     beside = None
     if file.anchor is not None:
         tables = [
-            anchor.compare(experiment.outcomes, file.anchor, responders=only, level=level)
-            for only in (False, True)
+            anchor.compare(experiment.outcomes, file.anchor, responders=only, level=level) for only in (False, True)
         ]
         beside = pd.concat(tables, ignore_index=True)
     direction = None if file.anchor is None else anchor.direction(experiment.outcomes, file.anchor, rng=rng)
@@ -189,9 +182,7 @@ def retreat(
     console.print(f"\nWrote {escape(str(place))}: summary.csv, outcomes.parquet, figures/, run.json.")
 
 
-def _population(
-    run: Path | None, file: "ScenarioFile", draws: int, seed: int, options: Options
-) -> "SampledPopulation":
+def _population(run: Path | None, file: "ScenarioFile", draws: int, seed: int, options: Options) -> "SampledPopulation":
     import numpy as np
 
     from reinfuse.fits.retreatment.virtual_patients import from_prior, from_run
@@ -222,9 +213,7 @@ def _provenance(run: Path | None, population: "SampledPopulation", seed: int) ->
     }
 
 
-def _figures(
-    experiment: "Experiment", file: "ScenarioFile", beside: "pd.DataFrame | None"
-) -> dict[str, "Figure"]:
+def _figures(experiment: "Experiment", file: "ScenarioFile", beside: "pd.DataFrame | None") -> dict[str, "Figure"]:
     """Draw what can be drawn, by file name."""
     from reinfuse.fits.figures import retreatment as draw
     from reinfuse.fits.retreatment import anchor
@@ -257,8 +246,7 @@ def _figures(
         )
     if beside is not None and main == file.anchor:
         counts = [
-            trial_counts(outcome, of_draw, anchor.SIZE)
-            for outcome, of_draw in anchor.simulated_outcomes(patients)
+            trial_counts(outcome, of_draw, anchor.SIZE) for outcome, of_draw in anchor.simulated_outcomes(patients)
         ]
         whom = beside["patients"]
         responders = beside[whom == anchor.RESPONDERS].reset_index(drop=True)

@@ -14,7 +14,6 @@ from reinfuse.scripts._shell import NOTICE, run_alone
 if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from reinfuse.model.course import Infusion
@@ -29,8 +28,14 @@ COLUMNS = (
     *("transgene", "cart", "sbcma", "mprotein"),
 )
 MOST_ROWS = 1_000_000
-#: What a figure still shows, cells/µL and cells: less is nothing.
-FEWEST_CART, FEWEST_TUMOUR = 1e-3, 1.0
+#: Panels of the figure, by what they show, and the least they show: less could not be measured, or is no cell.
+PANELS = {"cart": 1e-3, "burden": 1.0, "mprotein": 1e-3, "sbcma": 1e-1}
+#: Words and lines of the CAR-T states.
+PHENOTYPES = {
+    "E": ("effector", (0, (1, 1))),
+    "M": ("memory", (0, (5, 2))),
+    "X": ("exhausted", (0, (5, 1, 1, 1))),
+}
 
 
 class Options(StrEnum):
@@ -68,8 +73,8 @@ def command(
     """Simulate one virtual patient.
 
     The table has a row every day from 0 to the last: CAR-T cells of each product (E effector, M memory,
-    X exhausted; cells/µL), myeloma cells Ts and Tr, host T-cell dysfunction Q, anti-CAR immunity A, M-protein P,
-    soluble BCMA S, and what assays would read. The row at an infusion is after it.
+    X exhausted; cells/µL), myeloma cells Ts and Tr, host T-cell dysfunction Q, anti-CAR immunity A,
+    M-protein P, soluble BCMA S, and what assays would read. The row at an infusion is after it.
 
     For example: `reinfuse simulate --second cilta-cel --at 260 --bridging 0.3 --until 600 --out one.csv`
     """
@@ -86,9 +91,7 @@ def command(
     if plot is not None:
         from reinfuse.fits.figures import style
 
-        files[plot] = style.png_bytes(
-            draw(curves, course, title=f"{describe(course)}, {options} configuration")
-        )
+        files[plot] = style.png_bytes(draw(curves, course, title=f"{describe(course)}, {options} configuration"))
     write(files)
     print(NOTICE)
     for line in summary(curves, course):
@@ -114,9 +117,7 @@ def read_parameters(given: Sequence[str]) -> dict[str, float]:
         try:
             read[name] = float(value)
         except ValueError:
-            raise ReinfuseError(
-                f"--set {name}: {value!r} is no number; write for example {name}=1.2"
-            ) from None
+            raise ReinfuseError(f"--set {name}: {value!r} is no number; write for example {name}=1.2") from None
     return read
 
 
@@ -147,9 +148,7 @@ def read_course(
     if at is None:
         raise ReinfuseError(f"--second {second} without --at; give the day of the second infusion")
     if not at <= until:
-        raise ReinfuseError(
-            f"--at is {at:g}, after the last day {until:g}; choose an earlier day or a later --until"
-        )
+        raise ReinfuseError(f"--at is {at:g}, after the last day {until:g}; choose an earlier day or a later --until")
     course.append(
         Infusion(
             product=second,
@@ -221,9 +220,7 @@ def summary(curves: "xr.Dataset", course: "Sequence[Infusion]") -> list[str]:
         cells = total(curves, slot)
         peak = int(np.nanargmax(cells))
         since = time[peak] - float(np.asarray(item.day))
-        lines.append(
-            f"{item.product}: highest {cells[peak]:.3g} CAR+ cells/µL, {since:g} days after infusion."
-        )
+        lines.append(f"{item.product}: highest {cells[peak]:.3g} CAR+ cells/µL, {since:g} days after infusion.")
     tumour = curves["Ts"].to_numpy() + curves["Tr"].to_numpy()
     low = int(np.argmin(tumour))
     lines.append(
@@ -253,33 +250,38 @@ def draw(curves: "xr.Dataset", course: "Sequence[Infusion]", *, title: str) -> "
         Above the panels.
     """
     import numpy as np
+    from matplotlib.lines import Line2D
 
     from reinfuse.fits.figures import style
 
+    time, last = curves["time"].to_numpy(), float(curves["time"][-1])
+    days = [float(np.asarray(item.day)) for item in course]
+    names = [str(item.product) for item in course]
+
     @style.styled
     def make() -> "Figure":
-        figure, (cells, tumour, protein, bcma) = style.grid(4, 2, 2.2, extra=0.7, sharex=True)
-        time, last = curves["time"].to_numpy(), float(curves["time"][-1])
-        days = [float(np.asarray(item.day)) for item in course]
-        names = [str(item.product) for item in course]
-        for slot, name in enumerate(names, start=1):
-            again = slot > 1 and name in names[: slot - 1]
-            colour = style.ORANGE if again else style.product_colour(name, names)
-            label = f"{name}, day {days[slot - 1]:g}"
-            cells.plot(time, total(curves, slot), color=colour, linewidth=1.6, label=label)
-            for cell, dashes in (("E", (0, (1, 1))), ("M", (0, (4, 2))), ("X", (0, (4, 1, 1, 1)))):
-                cells.plot(time, curves[f"{cell}{slot}"], color=colour, linewidth=0.8, linestyle=dashes)
+        figure, panels = style.grid(4, 2, 2.2, extra=0.9, sharex=True)
+        cells, tumour, protein, bcma = panels
+        handles = []
+        for slot, (name, day) in enumerate(zip(names, days, strict=True), start=1):
+            colour = style.ORANGE if name in names[: slot - 1] else style.product_colour(name, names)
+            label = f"{name}, day {day:g}"
+            handles += cells.plot(time, total(curves, slot), color=colour, linewidth=1.8, label=label)
+            for cell, (_, line) in PHENOTYPES.items():
+                cells.plot(time, curves[f"{cell}{slot}"], color=colour, linewidth=0.9, linestyle=line)
+        for word, line in PHENOTYPES.values():
+            handles.append(Line2D([], [], color=style.GREY, linewidth=0.9, linestyle=line, label=word))
         burden = curves["Ts"] + curves["Tr"]
-        tumour.plot(time, burden, color=style.BLACK, linewidth=1.6, label="all")
-        tumour.plot(time, curves["Tr"], color=style.PURPLE, linewidth=0.9, label="BCMA-low")
+        handles += tumour.plot(time, burden, color=style.BLACK, linewidth=1.8, label="all myeloma")
+        handles += tumour.plot(time, curves["Tr"], color=style.PURPLE, label="BCMA-low myeloma")
         protein.plot(time, curves["P"], color=style.BLACK)
         bcma.plot(time, curves["S"], color=style.BLACK)
-        panels = ((cells, "cart", FEWEST_CART), (tumour, "burden", FEWEST_TUMOUR))
-        for panel, name, fewest in (*panels, (protein, "mprotein", 0.0), (bcma, "sbcma", 0.0)):
+        for panel, (name, fewest) in zip(panels, PANELS.items(), strict=True):
             panel.set_title(style.assay_name(name, unit=False))
             panel.set_ylabel(style.ASSAYS[name][1])
             style.log_axis(panel)
-            _keep_above(panel, fewest)
+            low, high = panel.get_ylim()
+            panel.set_ylim(max(low, fewest), max(high, 10.0 * fewest))
             for day in days[1:]:
                 panel.axvline(day, color=style.GREY, linewidth=0.8, linestyle=":")
             if len(days) == 1:
@@ -288,27 +290,11 @@ def draw(curves: "xr.Dataset", course: "Sequence[Infusion]", *, title: str) -> "
                 panel.set_xlim(-0.01 * last, last)
         for panel in (protein, bcma):
             panel.set_xlabel("days since the first infusion")
-        thin = {"color": style.GREY, "linewidth": 0.8}
-        kinds = [
-            Line2D([], [], linestyle=dashes, label=name, **thin)
-            for name, dashes in (
-                ("effector", (0, (1, 1))),
-                ("memory", (0, (4, 2))),
-                ("exhausted", (0, (4, 1, 1, 1))),
-            )
-        ]
-        cells.legend(handles=[*cells.get_legend_handles_labels()[0], *kinds], loc="upper right")
-        tumour.legend(loc="best")
+        style.legend_below(figure, handles, columns=4)
         figure.suptitle(title)
         return figure
 
     return make()
-
-
-def _keep_above(panel: "Axes", fewest: float) -> None:
-    """Cut what is below a level that could be measured or is less than a cell."""
-    low, high = panel.get_ylim()
-    panel.set_ylim(max(low, fewest), max(high, 10 * fewest))
 
 
 if __name__ == "__main__":

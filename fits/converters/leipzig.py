@@ -141,12 +141,9 @@ def _read(folder: Path, name: str, columns: Sequence[str], numbers: Sequence[str
     missing = [column for column in columns if column not in cells.header]
     if missing:
         raise ReinfuseError(
-            f"{path}: no column {missing[0]!r}, saw {', '.join(cells.header)}; the converter needs "
-            f"{', '.join(columns)}"
+            f"{path}: no column {missing[0]!r}, saw {', '.join(cells.header)}; the converter needs {', '.join(columns)}"
         )
-    frame = pd.DataFrame([row for _, row in cells.rows], columns=list(cells.header), dtype="str")[
-        list(columns)
-    ]
+    frame = pd.DataFrame([row for _, row in cells.rows], columns=list(cells.header), dtype="str")[list(columns)]
     for column in numbers:
         values = pd.to_numeric(frame[column].replace("", np.nan), errors="coerce").astype(np.float64)
         for i in np.flatnonzero((frame[column] != "") & ~np.isfinite(values)):
@@ -159,9 +156,7 @@ def _read(folder: Path, name: str, columns: Sequence[str], numbers: Sequence[str
     return frame
 
 
-def _dated(
-    kinetics: pd.DataFrame, known: set[str], used: Sequence[str], report: ConversionReport
-) -> pd.DataFrame:
+def _dated(kinetics: pd.DataFrame, known: set[str], used: Sequence[str], report: ConversionReport) -> pd.DataFrame:
     """Samples with the day they count for: `patient_id`, `observable`, `day`, `value`."""
     stranger = ~kinetics["patient_id"].isin(known)
     report.add(
@@ -178,9 +173,7 @@ def _dated(
     samples = samples[~no_value]
     samples["day"] = samples["day_actual"].fillna(samples["day_nominal"])
     by_plan = samples["day_actual"].isna() & samples["day_nominal"].notna()
-    report.add(
-        "nominal_day", int(by_plan.sum()), "samples without an actual day", "dated by the nominal visit"
-    )
+    report.add("nominal_day", int(by_plan.sum()), "samples without an actual day", "dated by the nominal visit")
     undated = samples["day"].isna()
     report.add("undated", int(undated.sum()), "samples before infusion without any day", "dropped")
     samples = samples[~undated].sort_values(["patient_id", "observable", "day", "day_nominal"], kind="stable")
@@ -224,9 +217,7 @@ def _after_infusion(samples: pd.DataFrame, observable: str, report: ConversionRe
     return of_assay[~early]
 
 
-def _rows(
-    samples: pd.DataFrame, dvid: str, limits: Sequence[float], censored: Sequence[bool]
-) -> Iterable[_Row]:
+def _rows(samples: pd.DataFrame, dvid: str, limits: Sequence[float], censored: Sequence[bool]) -> Iterable[_Row]:
     days = zip(samples["patient_id"], samples["day"], samples["value"], limits, censored, strict=True)
     for patient, day, value, limit, below in days:
         yield _Row(patient, day, dvid, limit if below else value, int(below), limit)
@@ -263,9 +254,7 @@ def _cart_rows(samples: pd.DataFrame, report: ConversionReport) -> Iterable[_Row
         "limit taken from the cohort's median",
     )
     limits = np.where(usable, limits, np.median(limits[usable]) if usable.any() else np.nan)
-    report.add(
-        "cart_censored", int(zero.sum()), "flow zeros", "left-censored at 0.1 % of the visit's CD3+ cells"
-    )
+    report.add("cart_censored", int(zero.sum()), "flow zeros", "left-censored at 0.1 % of the visit's CD3+ cells")
     return _rows(taken, "cart", limits.tolist(), zero.tolist())
 
 
@@ -306,12 +295,8 @@ def _pd1_rows(samples: pd.DataFrame, subset: str, report: ConversionReport) -> I
     counted = flow.reindex(visits).to_numpy(dtype=np.float64)
     value = taken["value"].to_numpy()
     void = (counted == 0) | (np.isnan(counted) & (value == 0))
-    report.add(
-        "pd1_void", int(void.sum()), f"{observable} values at visits without counted CAR+ cells", "dropped"
-    )
-    for patient, day, share in zip(
-        *(taken.loc[~void, c] for c in ("patient_id", "day", "value")), strict=True
-    ):
+    report.add("pd1_void", int(void.sum()), f"{observable} values at visits without counted CAR+ cells", "dropped")
+    for patient, day, share in zip(*(taken.loc[~void, c] for c in ("patient_id", "day", "value")), strict=True):
         yield _Row(patient, day, "pd1", share)
 
 
@@ -348,9 +333,7 @@ def _outcome_rows(patients: pd.DataFrame, report: ConversionReport) -> Iterable[
 def _note_follow_up(samples: pd.DataFrame, patients: pd.DataFrame, report: ConversionReport) -> None:
     end = samples["patient_id"].map(patients.set_index("patient_id")["os_days"])
     late = (samples["day"] > end) & samples["observable"].isin(["car_transgene", "car_t_flow", "sbcma"])
-    report.add(
-        "after_follow_up", int(late.sum()), "samples later than the last day known alive (os_days)", "kept"
-    )
+    report.add("after_follow_up", int(late.sum()), "samples later than the last day known alive (os_days)", "kept")
     without = ~patients["patient_id"].isin(samples["patient_id"])
     report.add("no_samples", int(without.sum()), "patients without samples", "kept for their outcome")
 

@@ -143,10 +143,7 @@ def diagnose(
     if solver_failures is None and "solver_failures" in statistics:
         solver_failures = int(statistics["solver_failures"].sum())
     converged = (
-        rhat < MAX_RHAT
-        and bulk > MIN_ESS
-        and tail > MIN_ESS
-        and (share is None or share < MAX_DIVERGENCE_SHARE)
+        rhat < MAX_RHAT and bulk > MIN_ESS and tail > MIN_ESS and (share is None or share < MAX_DIVERGENCE_SHARE)
     )
     ordered = scalars.assign(ess=scalars[["ess_bulk", "ess_tail"]].min(axis=1)).sort_values(
         ["rhat", "ess"], ascending=[False, True], kind="stable"
@@ -315,8 +312,7 @@ def _on_disagreement(apart: pd.DataFrame, posterior: xr.Dataset, draws: int) -> 
     odd = _odd_chain(posterior, str(apart["parameter"].iloc[0]))
     if worst < 1.05 and odd is None:
         return [
-            f"{opening} The chains agree roughly but are too short or mix slowly. Draw more (about --draws "
-            f"{draws})."
+            f"{opening} The chains agree roughly but are too short or mix slowly. Draw more (about --draws {draws})."
         ]
     where = f" Chain {odd} stands apart from the others." if odd is not None else ""
     return [

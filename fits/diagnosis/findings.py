@@ -146,13 +146,9 @@ def record(run: RunFolder, findings: Findings) -> None:
         {
             **findings.diagnostics.to_json(),
             "identifiability": {
-                word: findings.with_verdict(word)
-                for word in identifiability.WORDS
-                if findings.with_verdict(word)
+                word: findings.with_verdict(word) for word in identifiability.WORDS if findings.with_verdict(word)
             },
-            "shrinkage": dict(
-                zip(findings.shrinkage["effect"], findings.shrinkage["shrinkage"], strict=True)
-            ),
+            "shrinkage": dict(zip(findings.shrinkage["effect"], findings.shrinkage["shrinkage"], strict=True)),
             "aliases": findings.aliases.to_dict("records"),
             "coverage": findings.coverage.to_dict("records"),
             "yardsticks": {

@@ -154,14 +154,8 @@ def shrinkage(tree: xr.DataTree, *, rows: Mapping[str, Parameter] | None = None)
         spread = float(np.sqrt(squares / freedom))
         omega = float(posterior["omega"].sel(effect=effect).median())
         found = 1.0 - spread / omega if omega > 0 else float("nan")
-        word = (
-            "individual values lean on the population"
-            if found >= SHRUNK
-            else "individual values are informed"
-        )
-        lines.append(
-            {"effect": effect, "omega": omega, "sd_of_means": spread, "shrinkage": found, "word": word}
-        )
+        word = "individual values lean on the population" if found >= SHRUNK else "individual values are informed"
+        lines.append({"effect": effect, "omega": omega, "sd_of_means": spread, "shrinkage": found, "word": word})
     return pd.DataFrame(lines, columns=["effect", "omega", "sd_of_means", "shrinkage", "word"])
 
 

@@ -51,9 +51,7 @@ def window_of(days: npt.ArrayLike) -> list[str]:
     return [WINDOWS[place][1] for place in np.searchsorted(edges, np.asarray(days, dtype=float))]
 
 
-def per_observation(
-    tree: xr.DataTree, infusions: Mapping[str, Sequence[float]] | None = None
-) -> pd.DataFrame:
+def per_observation(tree: xr.DataTree, infusions: Mapping[str, Sequence[float]] | None = None) -> pd.DataFrame:
     """Return every observation beside its prediction.
 
     Parameters
@@ -166,9 +164,7 @@ def blq_table(tree: xr.DataTree, observations: pd.DataFrame) -> pd.DataFrame:
                 "upper": high,
             }
         )
-    return pd.DataFrame(
-        lines, columns=["dvid", "product", "window", "n", "observed", "predicted", "lower", "upper"]
-    )
+    return pd.DataFrame(lines, columns=["dvid", "product", "window", "n", "observed", "predicted", "lower", "upper"])
 
 
 def median_table(tree: xr.DataTree, observations: pd.DataFrame) -> pd.DataFrame:

@@ -102,9 +102,7 @@ def stack(dataset: xr.Dataset, scalars: list[Scalar], *, transformed: bool = Tru
     columns = []
     for scalar in scalars:
         if scalar.family == "scalar":
-            given = (
-                dataset[scalar.name].transpose("chain", "draw").values if scalar.name in dataset else missing
-            )
+            given = dataset[scalar.name].transpose("chain", "draw").values if scalar.name in dataset else missing
         else:
             given = families[scalar.family].get(scalar.name.removeprefix("omega:"), missing)
         columns.append(scalar.to_transformed(given) if transformed else np.asarray(given, dtype=float))
@@ -160,9 +158,7 @@ def _scalar(family: str, label: str, symbol: str, row: Parameter | None, *, posi
             unit="-",
             transform="log",
             tag="ASSUMED" if row is not None else "",
-            source="lognormal around the spread of the parameter table; width ASSUMED"
-            if row is not None
-            else UNKNOWN,
+            source="lognormal around the spread of the parameter table; width ASSUMED" if row is not None else UNKNOWN,
             meaning=f"sd between patients of {symbol}, transformed scale",
         )
     if family == "product_effect":

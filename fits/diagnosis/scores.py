@@ -34,9 +34,7 @@ def log_cdf(z: Array, nu: float) -> Array:
         return np.asarray(np.log(special.stdtr(nu, z)))
 
 
-def log_density(
-    value: Array, cens: npt.ArrayLike, *, centre: Array, sigma: npt.ArrayLike, nu: float
-) -> Array:
+def log_density(value: Array, cens: npt.ArrayLike, *, centre: Array, sigma: npt.ArrayLike, nu: float) -> Array:
     """Return ln p(value | draw) of Student-t residuals, with M3 for censored values.
 
     Parameters

@@ -82,9 +82,7 @@ def stein_curve(
     array
         In the unit of `cmax`.
     """
-    return np.asarray(
-        np.exp(_log_curve(np.asarray(t, dtype=float), _transform(foldx, tmax, cmax, alpha, fb, beta)))
-    )
+    return np.asarray(np.exp(_log_curve(np.asarray(t, dtype=float), _transform(foldx, tmax, cmax, alpha, fb, beta))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,9 +168,7 @@ def fit_stein(
     if len(data) < 2:
         raise ReinfuseError(f"Stein's curve needs at least 2 rows after the infusion, got {len(data)}.")
     if not (data["value"] > 0).all():
-        raise ReinfuseError(
-            f"Stein's curve needs values above 0, got {data['value'].min()}; mark them as censored."
-        )
+        raise ReinfuseError(f"Stein's curve needs values above 0, got {data['value'].min()}; mark them as censored.")
     names = tuple(data["patient"].drop_duplicates())
     products = tuple(sorted(data["product"].unique()))
     row = data["patient"].map({name: i for i, name in enumerate(names)}).to_numpy()
@@ -191,15 +187,11 @@ def fit_stein(
     iterations = 0
     while iterations < max_iterations:
         iterations += 1
-        mode, covariance, jacobian = _laplace(
-            mode, mean[product_of], omega, sigma, nu, days, logs, flags, steps=_FEW
-        )
+        mode, covariance, jacobian = _laplace(mode, mean[product_of], omega, sigma, nu, days, logs, flags, steps=_FEW)
         new_mean = np.empty_like(mean)
         for p in range(len(products)):
             own = mode[product_of == p]
-            new_mean[p] = (own.sum(axis=0) / omega**2 + typical / MEAN_SD**2) / (
-                len(own) / omega**2 + 1 / MEAN_SD**2
-            )
+            new_mean[p] = (own.sum(axis=0) / omega**2 + typical / MEAN_SD**2) / (len(own) / omega**2 + 1 / MEAN_SD**2)
         scatter = (mode - new_mean[product_of]) ** 2 + np.einsum("pkk->pk", covariance)
         new_omega = np.sqrt((scatter.sum(axis=0) + OMEGA_WEIGHT * OMEGA**2) / (len(names) + OMEGA_WEIGHT))
         new_sigma = _residual_sd(sigma, mode, covariance, jacobian, nu, days, logs, flags)
@@ -272,9 +264,7 @@ def forecast_stein(
         else:
             kind = str(kinds[rows[0]])
             if kind not in fit.products:
-                raise ReinfuseError(
-                    f"The curve was not fitted to product '{kind}', only to {', '.join(fit.products)}."
-                )
+                raise ReinfuseError(f"The curve was not fitted to product '{kind}', only to {', '.join(fit.products)}.")
             theta = fit.mean[fit.products.index(kind)] + fit.omega * rng.standard_normal((draws, len(NAMES)))
             log_weight = np.zeros(draws)
         centre[:, rows] = _log_curve(days[rows], theta[:, None, :])
@@ -419,9 +409,7 @@ def score_forecast(
     """
     flags = np.asarray(cens)
     density = scores.log_density(value, flags, centre=centre, sigma=sigma, nu=nu)
-    low, high = scores.mixture_rank_bounds(
-        value, flags, centre=centre, sigma=sigma, nu=nu, log_weights=log_weights
-    )
+    low, high = scores.mixture_rank_bounds(value, flags, centre=centre, sigma=sigma, nu=nu, log_weights=log_weights)
     table = pd.DataFrame({"cens": flags, "elpd": scores.expected_log_density(density, log_weights)})
     for level in scores.LEVELS:
         table[f"inside_{level * 100:.0f}"] = scores.coverage(low, high, level)
@@ -429,9 +417,7 @@ def score_forecast(
     return table
 
 
-def forecast_table(
-    scored: pd.DataFrame, dvid: Sequence[str] | npt.NDArray[np.str_], *, model: str
-) -> pd.DataFrame:
+def forecast_table(scored: pd.DataFrame, dvid: Sequence[str] | npt.NDArray[np.str_], *, model: str) -> pd.DataFrame:
     """Sum up a scored forecast by assay.
 
     Parameters
@@ -462,9 +448,7 @@ def forecast_table(
                 "n_censored": int((rows["cens"] != 0).sum()),
                 "elpd": float(rows["elpd"].sum()),
                 "elpd_se": float(np.sqrt(n) * rows["elpd"].std(ddof=1)) if n > 1 else float("nan"),
-                **{
-                    column: float(rows[column].mean()) for column in rows if str(column).startswith("inside_")
-                },
+                **{column: float(rows[column].mean()) for column in rows if str(column).startswith("inside_")},
                 "error_in_ln": float(rows["error_in_ln"].median()),
             }
         )

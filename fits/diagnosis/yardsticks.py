@@ -58,9 +58,7 @@ class Yardsticks:
     missing: tuple[str, ...] = ()
 
 
-def compute(
-    tree: xr.DataTree, cohort: Cohort, *, forecast: xr.Dataset | None, rng: np.random.Generator
-) -> Yardsticks:
+def compute(tree: xr.DataTree, cohort: Cohort, *, forecast: xr.Dataset | None, rng: np.random.Generator) -> Yardsticks:
     """Compute the yardsticks of a run.
 
     Parameters
@@ -92,9 +90,7 @@ def compute(
         risk = pd.Series(progression.value_at(hazard, days, at), index=patients)
         lines.append(_ranked(course, risk, f"in-sample, cumulative hazard at day {at:.0f}", rng))
     if forecast is not None and "risk" in forecast and len(course):
-        withheld = pd.Series(
-            forecast["risk"].values, index=[str(name) for name in forecast["subject"].values]
-        )
+        withheld = pd.Series(forecast["risk"].values, index=[str(name) for name in forecast["subject"].values])
         lines.append(_ranked(course, withheld, "each patient's own outcome withheld", rng))
     lines += _separated(tree, cohort, rng, missing)
     return Yardsticks(
@@ -133,8 +129,7 @@ def _forecasts(
         tables.append(stein.forecast_table(own, own["dvid"].to_numpy(dtype=str), model="this model"))
     else:
         missing.append(
-            "The run holds no forecast of withheld rows (forecast.nc): the rivals are scored, the "
-            "model is not."
+            "The run holds no forecast of withheld rows (forecast.nc): the rivals are scored, the model is not."
         )
     rival = []
     for dvid in EMPIRICAL:
@@ -150,9 +145,7 @@ def _forecasts(
     carried = _carried(rows[rows["dvid"] == CARRIED], cutoff)
     if carried is not None:
         tables.append(carried)
-    differences = (
-        _paired(scored["model"], scored["stein"]) if {"model", "stein"} <= set(scored) else pd.DataFrame()
-    )
+    differences = _paired(scored["model"], scored["stein"]) if {"model", "stein"} <= set(scored) else pd.DataFrame()
     return (pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()), differences
 
 
@@ -181,9 +174,7 @@ def _own_forecast(forecast: xr.Dataset) -> pd.DataFrame:
     return scored.assign(**names).astype({"patient": str, "dvid": str})
 
 
-def _stein_forecast(
-    rows: pd.DataFrame, cutoff: float, folds: int, rng: np.random.Generator
-) -> pd.DataFrame | None:
+def _stein_forecast(rows: pd.DataFrame, cutoff: float, folds: int, rng: np.random.Generator) -> pd.DataFrame | None:
     later = rows[(rows["time"] > cutoff) & (rows["time"] <= UNTIL)]
     if rows["patient"].nunique() < FEWEST_PATIENTS or len(later) < FEWEST_ROWS:
         return None
@@ -249,9 +240,7 @@ def _carried(rows: pd.DataFrame, cutoff: float) -> pd.DataFrame | None:
     return pd.DataFrame([line])
 
 
-def _ranked(
-    course: pd.DataFrame, risk: "pd.Series[float]", basis: str, rng: np.random.Generator
-) -> dict[str, object]:
+def _ranked(course: pd.DataFrame, risk: "pd.Series[float]", basis: str, rng: np.random.Generator) -> dict[str, object]:
     known = course[course["patient"].isin(risk.index)]
     value, low, high = progression.concordance_with_interval(
         known["time"], risk[known["patient"]].to_numpy(), known["event"] == progression.PROGRESSED, rng=rng
@@ -273,9 +262,7 @@ def _separated(
 ) -> list[dict[str, object]]:
     columns = {str(name).lower(): name for name in cohort.covariates.columns}
     if RESPONSE_COLUMN not in columns:
-        missing.append(
-            f"The cohort has no covariate {RESPONSE_COLUMN}: burden is not compared with response."
-        )
+        missing.append(f"The cohort has no covariate {RESPONSE_COLUMN}: burden is not compared with response.")
         return []
     if "curves" not in tree.children or "burden" not in tree["curves"].to_dataset():
         return []
@@ -290,9 +277,7 @@ def _separated(
     response = [str(recorded.get(name, "")) for name in patients]
     value, low, high, worse, better = progression.separation(burden, response, rng=rng)
     if not np.isfinite(value):
-        missing.append(
-            "No patient with SD or PD at day 30, or none with a response: burden cannot separate them."
-        )
+        missing.append("No patient with SD or PD at day 30, or none with a response: burden cannot separate them.")
         return []
     return [
         {

@@ -53,8 +53,7 @@ def traces_and_ranks(
         part = f", {number} of {len(pages)}" if len(pages) > 1 else ""
         figure.suptitle(f"Traces and ranks, transformed scale{part}")
         handles = [
-            Line2D([], [], color=style.SERIES[c % len(style.SERIES)], label=f"chain {c}")
-            for c in range(draws.shape[0])
+            Line2D([], [], color=style.SERIES[c % len(style.SERIES)], label=f"chain {c}") for c in range(draws.shape[0])
         ]
         style.legend_below(figure, handles, columns=8)
         figures.append(figure)
@@ -65,9 +64,7 @@ def _trace(panel: Axes, draws: style.Array, divergent: style.Array | None) -> No
     step = max(1, draws.shape[1] // 1000)
     at = np.arange(0, draws.shape[1], step)
     for chain, values in enumerate(draws):
-        panel.plot(
-            at, values[::step], color=style.SERIES[chain % len(style.SERIES)], linewidth=0.35, alpha=0.8
-        )
+        panel.plot(at, values[::step], color=style.SERIES[chain % len(style.SERIES)], linewidth=0.35, alpha=0.8)
     if divergent is not None and divergent.any():
         where = np.flatnonzero(divergent.any(axis=0))
         panel.plot(where, np.full(len(where), draws.min()), "|", color=style.BLACK, markersize=5)

@@ -118,9 +118,7 @@ def _points(panel: Axes, rows: pd.DataFrame) -> None:
 
 def _legend(rows: pd.DataFrame, progressions: bool, second: bool) -> list[Line2D | Patch]:
     def mark(marker: str, face: str, label: str) -> Line2D:
-        return Line2D(
-            [], [], marker=marker, linestyle="none", color=style.BLACK, markerfacecolor=face, label=label
-        )
+        return Line2D([], [], marker=marker, linestyle="none", color=style.BLACK, markerfacecolor=face, label=label)
 
     handles: list[Line2D | Patch] = [mark("o", style.BLACK, "measured")]
     if (rows["cens"] > 0).any():

@@ -115,9 +115,7 @@ def contraction_chart(judged: pd.DataFrame) -> Figure:
     figure.suptitle("What the data said about each parameter")
     shown = set(rows["verdict"])
     handles = [
-        Patch(color=colour, label=VERDICT_LABELS[word])
-        for word, colour in VERDICT_COLOURS.items()
-        if word in shown
+        Patch(color=colour, label=VERDICT_LABELS[word]) for word, colour in VERDICT_COLOURS.items() if word in shown
     ]
     style.legend_below(figure, handles)
     return figure
@@ -175,9 +173,7 @@ def individual_effects(
                     markeredgecolor=colour,
                     markersize=2.6,
                 )
-                panel.axvline(
-                    float(np.median(quantiles[2, mine])), color=colour, linewidth=0.8, linestyle=":"
-                )
+                panel.axvline(float(np.median(quantiles[2, mine])), color=colour, linewidth=0.8, linestyle=":")
             if positive[effect]:
                 panel.set_xscale("log")
                 ticks = style.round_numbers(float(quantiles.min()), float(quantiles.max()), 3)
@@ -187,9 +183,7 @@ def individual_effects(
             panel.set_title(f"{effects[effect]}{unit}")
             panel.set_ylim(len(order) - 0.3, -0.7)
         panels[0].set_yticks(np.arange(len(order)), labels=[patients[i] for i in order], fontsize=size)
-        figure.suptitle(
-            "Individual parameters: median, 50 % and 95 % intervals; dotted: median of the product"
-        )
+        figure.suptitle("Individual parameters: median, 50 % and 95 % intervals; dotted: median of the product")
         handles = [
             Line2D([], [], color=style.product_colour(name, kinds), linewidth=2, label=name or "unknown")
             for name in kinds

@@ -169,8 +169,7 @@ def _parameters(findings: Findings) -> Iterator[Plate]:
         yield Plate(
             section="parameters",
             name="contraction",
-            caption="Contraction of each population parameter: 100 % is known from the data, 0 % is the "
-            "prior.",
+            caption="Contraction of each population parameter: 100 % is known from the data, 0 % is the prior.",
             figure=parameters.contraction_chart(findings.judged),
         )
         after = stack(posterior, scalars).values.reshape(-1, len(scalars))
@@ -213,8 +212,7 @@ def _individual_effects(findings: Findings, known: dict[str, Scalar]) -> Iterato
         yield Plate(
             section="parameters",
             name=f"individual_effects_{number}",
-            caption="Individual parameters of the patients; wide bars beside a narrow spread of medians "
-            "are shrinkage.",
+            caption="Individual parameters of the patients; wide bars beside a narrow spread of medians are shrinkage.",
             figure=figure,
         )
 
@@ -223,9 +221,7 @@ def _chains(findings: Findings) -> Iterator[Plate]:
     scalars = list_scalars(findings.posterior)
     rhat = findings.summary.set_index("parameter")["rhat"]
     statistics = findings.tree["sample_stats"].to_dataset()
-    divergent = (
-        statistics["diverging"].transpose("chain", "draw").values if "diverging" in statistics else None
-    )
+    divergent = statistics["diverging"].transpose("chain", "draw").values if "diverging" in statistics else None
     figures = chains.traces_and_ranks(
         names=[scalar.name for scalar in scalars],
         draws=stack(findings.posterior, scalars).values,

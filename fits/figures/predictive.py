@@ -79,9 +79,7 @@ def residuals_over_time(observations: pd.DataFrame) -> Figure:
             )
         middle = own.groupby("window")[["since", "deviate"]].median().sort_values("since")
         panel.plot(middle["since"].clip(lower=0), middle["deviate"], "-s", color=style.BLACK, markersize=3)
-        style.day_axis(
-            panel, max(30.0, 1.05 * float(own["since"].max())), label="days since the latest infusion"
-        )
+        style.day_axis(panel, max(30.0, 1.05 * float(own["since"].max())), label="days since the latest infusion")
         panel.set_title(style.assay_name(dvid, unit=False))
     if axes:
         axes[0].set_ylabel("quantile residual (sd)")
@@ -183,9 +181,7 @@ def _percentiles(panel: Axes, rows: pd.DataFrame, draws: style.Array, colour: st
         for which, percentile in enumerate(PERCENTILES):
             low, high = np.exp(np.quantile(simulated[which], [0.025, 0.975]))
             alpha = 0.45 if percentile == 0.5 else 0.2
-            panel.add_patch(
-                Rectangle((left, low), right - left, high - low, color=colour, alpha=alpha, linewidth=0)
-            )
+            panel.add_patch(Rectangle((left, low), right - left, high - low, color=colour, alpha=alpha, linewidth=0))
         at = float(window["since"].clip(lower=0).median())
         middles.append((at, np.exp(seen[1])))
         panel.plot([at, at], np.exp(seen[[0, 2]]), "_", color=style.BLACK, markersize=8)
@@ -242,8 +238,6 @@ def _legend(products: list[str], censored: bool) -> list[Line2D]:
     if censored:
         label = "censored (drawn at the limit)"
         handles.append(
-            Line2D(
-                [], [], marker="v", linestyle="none", color=style.GREY, markerfacecolor="white", label=label
-            )
+            Line2D([], [], marker="v", linestyle="none", color=style.GREY, markerfacecolor="white", label=label)
         )
     return handles

@@ -47,9 +47,7 @@ FEWEST: Final = 10
 
 
 @style.styled
-def swimmer(
-    patients: pd.DataFrame, *, title: str = "", at_most: int = 36, horizon_months: float = 60.0
-) -> Figure:
+def swimmer(patients: pd.DataFrame, *, title: str = "", at_most: int = 36, horizon_months: float = 60.0) -> Figure:
     """Swimmer plot: one line per virtual patient, both courses one after the other.
 
     Parameters

@@ -102,9 +102,7 @@ def survival_curves(
     upper.grid(axis="y", color=style.PALE, linewidth=0.6)
     ticks = _ticks(until / unit)
     upper.set_xticks(ticks)
-    (upper if table is None else table).set_xlabel(
-        "months since infusion" if months else "days since infusion"
-    )
+    (upper if table is None else table).set_xlabel("months since infusion" if months else "days since infusion")
     if table is not None:
         upper.tick_params(labelbottom=False)
         _at_risk(table, observed, groups, ticks, unit)
@@ -137,9 +135,7 @@ def _predicted(panel: Axes, group: Group, colour: str, unit: float) -> None:
     panel.plot(at, np.asarray(group.predicted), color=colour, linestyle="--", linewidth=1.2)
 
 
-def _at_risk(
-    panel: Axes, observed: Sequence[Group], groups: Sequence[Group], ticks: style.Array, unit: float
-) -> None:
+def _at_risk(panel: Axes, observed: Sequence[Group], groups: Sequence[Group], ticks: style.Array, unit: float) -> None:
     panel.set_ylim(len(observed) - 0.4, -0.8)
     panel.set_yticks(range(len(observed)), labels=[group.label for group in observed])
     panel.tick_params(axis="y", length=0, pad=14)
@@ -151,9 +147,7 @@ def _at_risk(
         colour = group.colour or style.SERIES[list(groups).index(group) % len(style.SERIES)]
         for tick in ticks:
             number = int((np.asarray(group.time) >= tick * unit).sum())
-            panel.text(
-                tick, row, str(number), ha="center", va="center", fontsize=7, color=colour, clip_on=False
-            )
+            panel.text(tick, row, str(number), ha="center", va="center", fontsize=7, color=colour, clip_on=False)
 
 
 def _legend(groups: Sequence[Group], reference: str | None) -> list[Line2D | Patch]:
@@ -167,16 +161,12 @@ def _legend(groups: Sequence[Group], reference: str | None) -> list[Line2D | Pat
         )
         for i, group in enumerate(groups)
     ]
-    if any(group.time is not None for group in groups) and any(
-        group.predicted is not None for group in groups
-    ):
+    if any(group.time is not None for group in groups) and any(group.predicted is not None for group in groups):
         handles.append(Line2D([], [], color=style.GREY, linewidth=1.6, label="observed (Kaplan-Meier)"))
     if any(group.predicted is not None for group in groups):
         handles.append(Line2D([], [], color=style.GREY, linestyle="--", label="predicted, with 95 % band"))
     if any(group.time is not None for group in groups):
-        handles.append(
-            Line2D([], [], color=style.GREY, marker="|", linestyle="none", label="follow-up ended")
-        )
+        handles.append(Line2D([], [], color=style.GREY, marker="|", linestyle="none", label="follow-up ended"))
     if reference is not None:
         handles.append(Line2D([], [], color=style.BLACK, marker="D", linestyle="none", label=reference))
     return handles

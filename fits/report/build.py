@@ -235,9 +235,7 @@ def _table(title: str, frame: pd.DataFrame, columns: dict[str, str]) -> dict[str
 
 def _parameter_rows(findings: Findings) -> list[dict[str, Any]]:
     meanings = (
-        dict(zip(findings.judged["parameter"], findings.judged["meaning"], strict=True))
-        if len(findings.judged)
-        else {}
+        dict(zip(findings.judged["parameter"], findings.judged["meaning"], strict=True)) if len(findings.judged) else {}
     )
     rows = []
     for record in findings.summary.to_dict("records"):
@@ -257,9 +255,7 @@ def _provenance_rows(written: dict[str, Any]) -> list[tuple[str, str]]:
             continue
         text = str(value)
         if isinstance(value, dict):
-            parts = {
-                name: words.number(item) if isinstance(item, float) else item for name, item in value.items()
-            }
+            parts = {name: words.number(item) if isinstance(item, float) else item for name, item in value.items()}
             text = ", ".join(f"{name} {item}" for name, item in parts.items())
         rows.append((key.replace("_", " "), text))
     return rows

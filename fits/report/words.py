@@ -155,9 +155,7 @@ def medians(findings: Findings) -> list[str]:
     if len(table) == 0:
         return []
     odd = table[table["p_value"] < SURPRISING]
-    said = (
-        f"{len(odd)} of {len(table)} visit windows have a median with a predictive p-value below {SURPRISING}"
-    )
+    said = f"{len(odd)} of {len(table)} visit windows have a median with a predictive p-value below {SURPRISING}"
     if len(odd) == 0:
         return [f"{said}."]
     names = "; ".join(f"{row['dvid']}, {row['product']}, {row['window']}" for _, row in odd.iterrows())
@@ -198,10 +196,7 @@ def comparison(provenance: Mapping[str, Any]) -> tuple[list[str], list[list[str]
     return (
         columns,
         rows,
-        (
-            f"A difference of less than {TIE:.0f} standard errors is a tie: the data do not choose between "
-            "the variants."
-        ),
+        (f"A difference of less than {TIE:.0f} standard errors is a tie: the data do not choose between the variants."),
     )
 
 
@@ -215,21 +210,17 @@ def limits(findings: Findings) -> list[str]:
             "run rests on the model and the priors, not on observed second infusions."
         )
     if "mprotein" not in set(cohort.observations["DVID"]):
-        said.append(
-            "There is no serial M-protein: progression enters as a time, response depth only through sBCMA."
-        )
+        said.append("There is no serial M-protein: progression enters as a time, response depth only through sBCMA.")
     if cohort.n_patients < 100:
         said.append(
             f"{cohort.n_patients} patients are few: intervals of variation between patients and of product "
             "effects are wide, and patients were not assigned to products at random."
         )
     said += [
-        "Predictive checks use the patients' own data and are kinder to the model than a forecast of new "
-        "patients.",
+        "Predictive checks use the patients' own data and are kinder to the model than a forecast of new patients.",
         "Some priors were set from a fit to real patients (tag CAL): a fit to the same patients is not "
         "independent evidence for them.",
-        "Parameters are of this model; another model that describes the data as well may disagree on the "
-        "mechanism.",
+        "Parameters are of this model; another model that describes the data as well may disagree on the mechanism.",
     ]
     return said
 
@@ -269,8 +260,4 @@ def _share(findings: Findings, column: str) -> str:
 
 
 def _cell(value: Any) -> str:
-    return (
-        number(value)
-        if isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        else str(value)
-    )
+    return number(value) if isinstance(value, int | float | np.number) and not isinstance(value, bool) else str(value)

@@ -67,8 +67,7 @@ COUNTS: Final = (
         measure="antigen loss at relapse",
         successes=1,
         n=SIZE,
-        remark="after which product is not known; simulated at the first relapse: most of the tumour "
-        "BCMA-low",
+        remark="after which product is not known; simulated at the first relapse: most of the tumour BCMA-low",
     ),
 )
 #: The study's statement without a number.
@@ -123,9 +122,7 @@ class Direction:
     def sentence(self) -> str:
         """The answer in words, with the caution that belongs to it."""
         if np.isnan(self.trials_longer):
-            return (
-                "No virtual patients on both sides of a first PFS of 12 months: the direction cannot be told."
-            )
+            return "No virtual patients on both sides of a first PFS of 12 months: the direction cannot be told."
         return (
             f"Second PFS ranks higher after a first PFS above {DURABLE_MONTHS:g} months in "
             f"{self.trials_longer:.0%} of virtual studies of {SIZE} (Spearman correlation over all virtual "
@@ -151,9 +148,7 @@ def simulated_outcomes(patients: pd.DataFrame) -> list[tuple[pd.Series, pd.Serie
     ]
 
 
-def compare(
-    outcomes: pd.DataFrame, scenario: str, *, responders: bool = False, level: float = 0.95
-) -> pd.DataFrame:
+def compare(outcomes: pd.DataFrame, scenario: str, *, responders: bool = False, level: float = 0.95) -> pd.DataFrame:
     """Set the study's counts beside the simulated ones.
 
     Parameters

@@ -169,9 +169,7 @@ class _Luck:
     def draw(cls, n: int, rng: np.random.Generator) -> "_Luck":
         # eight per candidate, so that later courses can be added without moving these
         numbers = rng.standard_exponential((n, 8))
-        return cls(
-            death_1=numbers[:, 0], death_2=numbers[:, 1], hazard_1=numbers[:, 2], hazard_2=numbers[:, 3]
-        )
+        return cls(death_1=numbers[:, 0], death_2=numbers[:, 1], hazard_1=numbers[:, 2], hazard_2=numbers[:, 3])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -311,9 +309,7 @@ class _Engine:
                 followed[scenario.first_key] = self._first_course(scenario, virtual, luck)
             rows = self._keep(scenario, followed[scenario.first_key])
             if rows.size:
-                frame = self._second_course(
-                    scenario, virtual, luck, followed[scenario.first_key], rows, numbers
-                )
+                frame = self._second_course(scenario, virtual, luck, followed[scenario.first_key], rows, numbers)
                 self.tables[scenario.name].append(frame)
             if self.progress is not None:
                 self.progress(float(rows.size))
@@ -391,9 +387,7 @@ class _Engine:
         for part in np.array_split(order, int(np.ceil(order.size / CHUNK))):
             chosen = rows[part]
             frames.append(
-                self._second_chunk(
-                    scenario, virtual.subset(chosen), luck, followed, chosen, day[part], numbers
-                )
+                self._second_chunk(scenario, virtual.subset(chosen), luck, followed, chosen, day[part], numbers)
             )
         return pd.concat(frames, ignore_index=True).sort_values("patient", ignore_index=True)
 

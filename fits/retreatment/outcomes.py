@@ -122,9 +122,7 @@ def read_course(
     hazard_progression: Floats | None = None
     if hazard_threshold is not None:
         accumulated = simulated["cumhaz"].transpose("patient", "time").to_numpy()
-        hazard_progression = _first_visit_beyond(
-            times, accumulated, start, hazard_threshold, follow_up, rules
-        )
+        hazard_progression = _first_visit_beyond(times, accumulated, start, hazard_threshold, follow_up, rules)
         # visits from progression on count for nothing, whoever found it
         until = np.minimum(until, start + hazard_progression - 0.5 * rules.visit_interval)
     assessment = assess(times=times, mprotein=protein, burden=burden, start=start, until=until, rules=rules)

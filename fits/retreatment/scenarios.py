@@ -332,9 +332,7 @@ def load(path: str | Path | None = None) -> ScenarioFile:
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as fault:
-        raise ScenarioError(
-            [f"{file}: not UTF-8 text (byte {fault.start}); save it as a UTF-8 TOML file"]
-        ) from None
+        raise ScenarioError([f"{file}: not UTF-8 text (byte {fault.start}); save it as a UTF-8 TOML file"]) from None
     except OSError as fault:
         raise ScenarioError([f"{file}: cannot be read ({fault.strerror}); check the path"]) from None
     return parse(text, where=str(file))

@@ -178,9 +178,7 @@ def proportion(outcome: ArrayLike, draw: ArrayLike, level: float = 0.95) -> Esti
     variance = min(chance * between_draws(x, draw).correlation + error**2, 0.999 * chance)
     size = chance / variance - 1
     low, high = stats.beta.ppf([(1 - level) / 2, (1 + level) / 2], middle * size, (1 - middle) * size)
-    return Estimate(
-        value=value, low=min(float(low), value), high=max(float(high), value), mc_error=error, n=x.size
-    )
+    return Estimate(value=value, low=min(float(low), value), high=max(float(high), value), mc_error=error, n=x.size)
 
 
 def _mc_error(x: Floats, draw: ArrayLike) -> float:
@@ -221,9 +219,7 @@ def median_months(days: ArrayLike, event: ArrayLike) -> float:
     return float(curve.index[reached[0]]) if reached.size else float("inf")
 
 
-def survival_at(
-    days: ArrayLike, event: ArrayLike, draw: ArrayLike, months: float, level: float = 0.95
-) -> Estimate:
+def survival_at(days: ArrayLike, event: ArrayLike, draw: ArrayLike, months: float, level: float = 0.95) -> Estimate:
     """Share of virtual patients without an event at a time.
 
     Virtual patients are followed alike, so before the end of follow-up nobody is censored and this share is

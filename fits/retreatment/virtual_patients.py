@@ -338,9 +338,7 @@ def _individual_rows(options: OptionsName, variant: Variant) -> dict[str, Parame
     }
 
 
-def _from_table(
-    rows: Mapping[str, Parameter], n_draws: int, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
+def _from_table(rows: Mapping[str, Parameter], n_draws: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
     """Draw medians from their priors and spreads from theirs; arrays (D, P) on the transformed scale."""
     middle = np.array([to_transformed(row.median, transform=row.transform) for row in rows.values()])
     width = np.array([row.log_sd for row in rows.values()])

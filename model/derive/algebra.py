@@ -22,9 +22,7 @@ import numpy as np
 Scalar = Union["Node", float, Any]
 
 COMMUTATIVE = frozenset({"add", "mul"})
-BRANCHED = (
-    "an equation branched on a symbol: use `maximum` or `step_up` instead of `if`, `==`, `min` or `max`"
-)
+BRANCHED = "an equation branched on a symbol: use `maximum` or `step_up` instead of `if`, `==`, `min` or `max`"
 
 
 class Graph:
@@ -69,9 +67,7 @@ class Node:
 
     __slots__ = ("args", "graph", "index", "name", "op", "value")
 
-    def __init__(
-        self, graph: Graph, index: int, op: str, args: tuple[Node, ...], value: float, name: str
-    ) -> None:
+    def __init__(self, graph: Graph, index: int, op: str, args: tuple[Node, ...], value: float, name: str) -> None:
         self.graph, self.index, self.op = graph, index, op
         self.args, self.value, self.name = args, value, name
 

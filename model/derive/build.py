@@ -100,9 +100,7 @@ class Trace:
             states, changed = event(y, h, p)
             self.events[name] = ({s: self._stored(s, v) for s, v in states.items()}, self._lifted(changed))
         self.readouts = self._lifted(model.readouts(t, y, h, p))
-        self.observations = {
-            k: (graph.lift(a), graph.lift(b)) for k, (a, b) in model.observations(t, y, h, p).items()
-        }
+        self.observations = {k: (graph.lift(a), graph.lift(b)) for k, (a, b) in model.observations(t, y, h, p).items()}
 
     def _lifted(self, values: Mapping[str, Any]) -> dict[str, Node]:
         return {k: self.graph.lift(v) for k, v in values.items()}
@@ -215,9 +213,7 @@ def generate(
     back = pullback(begin, seeds(states, "yb") + seeds(held, "hb"), p_names) if begin else []
     bars = _places(states, "yb", "yb") | _places(held, "hb", "hb")
     text.append(
-        emit.function(
-            "start_pullback(p, yb, hb, pb)", emit.body(scalar, at | bars, adjoints("pb", back, True))
-        )
+        emit.function("start_pullback(p, yb, hb, pb)", emit.body(scalar, at | bars, adjoints("pb", back, True)))
     )
 
     # coefficients
@@ -232,9 +228,7 @@ def generate(
     text.append(emit.function("prepare_pullback(h, p, cb, hb, pb)", lines))
 
     # rates, in lanes
-    text.append(
-        emit.function("rates(y, oy, t, c, d, od)", emit.body(lanes, lane_at, writes("d", rates, "od")))
-    )
+    text.append(emit.function("rates(y, oy, t, c, d, od)", emit.body(lanes, lane_at, writes("d", rates, "od"))))
     back = pullback(rates, seeds(states, "db"), y_names + c_names)
     lines = emit.body(
         lanes,
@@ -266,9 +260,7 @@ def generate(
 
     # what is reported and observed
     text.append(
-        emit.function(
-            "readout(t, y, h, p, out)", emit.body(scalar, at, writes("out", list(reported.values())))
-        )
+        emit.function("readout(t, y, h, p, out)", emit.body(scalar, at, writes("out", list(reported.values()))))
     )
     forward, reverse = ["if kind < 0:", "    return"], ["if kind < 0:", "    return"]
     seeded = {"ob.0": emit.Slot("ob", 0), "ob.1": emit.Slot("ob", 1)}
@@ -378,14 +370,10 @@ def _folder() -> Path:
 
 
 def _import(name: str, source: str, likelihood: bool) -> ModuleType:
-    driver, entry = (
-        (KERNELS / "driver.py").read_text(encoding="utf-8").split(MARKER, 1)[1].split(ENTRY_MARKER)
-    )
+    driver, entry = (KERNELS / "driver.py").read_text(encoding="utf-8").split(MARKER, 1)[1].split(ENTRY_MARKER)
     driver += entry if likelihood and not numba.config.DISABLE_JIT else ""  # a C function is always compiled
     parts = [HEADER, source, driver, numba.__version__, np.__version__]
-    parts += [
-        (KERNELS / f"{part}.py").read_text(encoding="utf-8") for part in ("lanes", "policy", "tableaux")
-    ]
+    parts += [(KERNELS / f"{part}.py").read_text(encoding="utf-8") for part in ("lanes", "policy", "tableaux")]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     module_name = f"{name}_{digest}"
     if module_name in _LOADED:
@@ -393,9 +381,7 @@ def _import(name: str, source: str, likelihood: bool) -> ModuleType:
     path = _folder() / f"{module_name}.py"
     if not path.exists():
         text = HEADER.format(name=name, digest=digest) + source + "\n\n\n" + driver
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8"
-        ) as file:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
             file.write(text)
         os.replace(file.name, path)  # atomic: two processes may build at once
     spec = importlib.util.spec_from_file_location(f"reinfuse_generated.{module_name}", path)
@@ -436,9 +422,7 @@ def build(
     trace = Trace(model, fixed or {})
     unknown = [k for k in kinds if k not in trace.observations]
     if unknown:
-        raise ValueError(
-            f"model {model.name!r} has no observation {unknown}; it has {sorted(trace.observations)}"
-        )
+        raise ValueError(f"model {model.name!r} has no observation {unknown}; it has {sorted(trace.observations)}")
     source, names = generate(trace, kinds, readouts)
     return Kernel(name=model.name, module=_import(model.name, source, bool(kinds)), **names)
 

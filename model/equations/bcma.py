@@ -93,9 +93,7 @@ def build(infusions: int, options: Options) -> OdeModel:
         }
         y |= {f"{cell}{j}": EMPTY for cell in "EMX" for j in slots} | {"H": 0.0}
         h = {"last": 0.0, "ld": 0.0, "gate": 1.0}
-        h |= {f"{name}{j}": 0.0 for name in ("on", "f", "qx") for j in slots} | {
-            f"Qaph{j}": p.Q0 for j in slots
-        }
+        h |= {f"{name}{j}": 0.0 for name in ("on", "f", "qx") for j in slots} | {f"Qaph{j}": p.Q0 for j in slots}
         return y, h
 
     def baseline_sbcma(p: Any) -> Any:
@@ -115,9 +113,7 @@ def build(infusions: int, options: Options) -> OdeModel:
             exhausted = new.fX0 + (1.0 - new.fX0) * p.fXQ * q
             memory = new.fM0 * (1.0 - q)
             states = {"Ts": y.Ts * new.bridge, "Tr": y.Tr * new.bridge, "Q": y.Q + p.qLD * (1.0 - y.Q)}
-            states |= {
-                f"{cell}{i}": getattr(y, f"{cell}{i}") * new.survive for cell in "EMX" for i in range(1, j)
-            }
+            states |= {f"{cell}{i}": getattr(y, f"{cell}{i}") * new.survive for cell in "EMX" for i in range(1, j)}
             states |= {
                 f"E{j}": of(y, j).E + cells * (1.0 - memory - exhausted),
                 f"M{j}": of(y, j).M + cells * memory,
@@ -158,9 +154,7 @@ def build(infusions: int, options: Options) -> OdeModel:
         kill = kill * (1.0 - p.bK * s)
         room = 1.0 - b / p.KB
         growth_s = p.r * alive(y.Ts) * room - kill * y.Ts / (y.Ts + 1e-3)
-        growth_r = (
-            p.crt * p.r * alive(y.Tr) * room - p.by * kill * y.Tr / (y.Tr + 1e-3) + p.u * p.r * (y.Ts / y.Tr)
-        )
+        growth_r = p.crt * p.r * alive(y.Tr) * room - p.by * kill * y.Tr / (y.Tr + 1e-3) + p.u * p.r * (y.Ts / y.Tr)
         return SimpleNamespace(
             b=b, a=a, s=s, gate=gate, niche=niche, crowding=crowding, growth_s=growth_s, growth_r=growth_r
         )
@@ -188,9 +182,7 @@ def build(infusions: int, options: Options) -> OdeModel:
             proliferation = p.rho * held.f * m.a * m.niche * m.crowding
             e_m, m_e, x_m, e_x = cells.E / cells.M, cells.M / cells.E, cells.X / cells.M, cells.E / cells.X
             recovery = p.rX * (1.0 - m.a)
-            d[f"E{j}"] = held.on * (
-                proliferation - p.dE - to_memory - exhaustion - clearance + to_effector * m_e
-            )
+            d[f"E{j}"] = held.on * (proliferation - p.dE - to_memory - exhaustion - clearance + to_effector * m_e)
             d[f"M{j}"] = held.on * (
                 p.rM * m.crowding - to_effector - p.dM - clearance + to_memory * e_m + recovery * x_m
             )

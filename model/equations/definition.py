@@ -54,9 +54,7 @@ class OdeModel:
     rates: Callable[[Any, Any, Any, Any], Values]
     readouts: Callable[[Any, Any, Any, Any], Values]
     events: Mapping[str, Callable[[Any, Any, Any], tuple[Values, Values]]] = field(default_factory=dict)
-    observations: Callable[[Any, Any, Any, Any], Mapping[str, tuple[Any, Any]]] = field(
-        default=lambda t, y, h, p: {}
-    )
+    observations: Callable[[Any, Any, Any, Any], Mapping[str, tuple[Any, Any]]] = field(default=lambda t, y, h, p: {})
 
     def state(self, name: str) -> State:
         """The state of that name."""

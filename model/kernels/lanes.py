@@ -119,9 +119,7 @@ def _log(builder: Any, x: Any) -> Any:
     # log(1 + f) = f - s (f - z series): the leading term is exact, so the rounding of s hardly matters
     series = _polynomial(builder, z, [2.0 / (2 * i + 3) for i in range(10)])
     tail = _intrinsic(builder, "fma", builder.fneg(z), series, f)
-    low = _intrinsic(
-        builder, "fma", e, _constant(1.90821492927058770002e-10), builder.fneg(builder.fmul(s, tail))
-    )
+    low = _intrinsic(builder, "fma", e, _constant(1.90821492927058770002e-10), builder.fneg(builder.fmul(s, tail)))
     result = builder.fadd(_intrinsic(builder, "fma", e, _constant(6.93147180369123816490e-01), f), low)
     result = _less(builder, x, _constant(math.inf), result, x)
     outside = _less(builder, x, _constant(0.0), _constant(math.nan), _constant(-math.inf))

@@ -16,7 +16,7 @@ from reinfuse.fits.blocks import (
 
 from .gaussian_model import D, EFFECT, LOG_1, LOG_2, P1, P2, Q, S1, S2, GaussianModel
 
-REPLICATES = 1200
+REPLICATES = 4000
 LARGEST_Z = 4.5  # of some seventy statistics, with fixed seeds
 
 
@@ -162,7 +162,7 @@ def test_a_chain_finds_the_posterior():
 
     model = GaussianModel(narrow=0.03)
     ticks = []
-    draws, tune = 3000, 300
+    draws, tune = 2000, 250
     chain = sample_chain(
         model,
         model.log_density,
