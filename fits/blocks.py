@@ -20,6 +20,7 @@ independent. A sweep has four moves, each of which leaves the posterior invarian
 The work grows linearly with the number of patients. Step sizes and masses adapt during warm-up only.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -230,26 +231,26 @@ class Sampler:
         """Metropolis steps of a log-spread, proposed by Student's t around the mode."""
 
         def log_target(s: float) -> float:
-            return -count * s - 0.5 * total * float(np.exp(-2.0 * s)) - 0.5 * ((s - mean) / sd) ** 2
+            return -count * s - 0.5 * total * math.exp(min(-2.0 * s, 700.0)) - 0.5 * ((s - mean) / sd) ** 2
 
         mode = now
         bend = 1.0
         for _ in range(50):
-            pull = total * float(np.exp(-2.0 * mode))
+            pull = total * math.exp(-2.0 * mode)
             slope, bend = -count + pull - (mode - mean) / sd**2, 2.0 * pull + 1.0 / sd**2
-            move = float(np.clip(slope / bend, -0.5, 0.5))
+            move = max(-0.5, min(0.5, slope / bend))
             mode += move
-            if abs(move) < 1e-10:
+            if abs(move) < 1e-8:
                 break
-        width = 1.1 / np.sqrt(bend)
+        width = 1.1 / math.sqrt(bend)
 
         def log_proposal(s: float) -> float:
-            return -3.0 * float(np.log1p(((s - mode) / width) ** 2 / 5.0))
+            return -3.0 * math.log1p(((s - mode) / width) ** 2 / 5.0)
 
         for _ in range(SPREAD_STEPS):
             new = mode + width * float(self.rng.standard_t(5.0))
             ratio = log_target(new) - log_target(now) + log_proposal(now) - log_proposal(new)
-            if np.log(self.rng.uniform()) < ratio:
+            if math.log(self.rng.uniform()) < ratio:
                 now = new
         return now
 

@@ -19,7 +19,7 @@ from pytensor.gradient import DisconnectedType
 from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
 from pytensor.graph.rewriting.db import RewriteDatabaseQuery
-from pytensor.link.numba.cache import _call_cached_ptr
+from pytensor.link.numba.cache import CACHED_SRC_FUNCTIONS, _call_cached_ptr
 from pytensor.link.numba.dispatch.basic import numba_njit, register_funcify_default_op_cache_key
 from pytensor.link.numba.linker import NumbaLinker
 
@@ -170,6 +170,8 @@ class UnlockedLinker(NumbaLinker):
     def jit_compile(self, fn_and_cache: Any) -> Any:
         """Compile the graph's function."""
         function, cache_key = fn_and_cache
+        if cache_key is not None:  # Numba's disk cache does not know the flag: keep a locked build of this graph apart
+            CACHED_SRC_FUNCTIONS[function.py_func] = f"{cache_key}_nogil"
         return numba_njit(function.py_func, final_function=True, nogil=True, cache=cache_key is not None)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
 
-from reinfuse.model.derive.algebra import exp, log, maximum
+from .derive.algebra import exp, log, maximum
 
 LOG_T4 = -0.9808292530117262  # log of the density of Student's t with 4 degrees of freedom at 0: log(3/8)
 

@@ -91,7 +91,7 @@ def command(
     if plot is not None:
         from reinfuse.fits.figures import style
 
-        files[plot] = style.png_bytes(draw(curves, course, title=f"{describe(course)}, {options} configuration"))
+        files[plot] = style.png_bytes(draw(curves, course, title=f"{describe(course)} ({options} configuration)"))
     write(files)
     print(NOTICE)
     for line in summary(curves, course):

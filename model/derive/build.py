@@ -21,9 +21,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from reinfuse.model.densities import DENSITIES
-from reinfuse.model.equations.definition import OdeModel
-
+from ..densities import DENSITIES
+from ..equations.definition import OdeModel
 from . import emit
 from .algebra import Graph, Node, leaves, log, ordered, substitute
 from .reverse import pullback

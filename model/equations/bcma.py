@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from reinfuse.model.derive.algebra import exp, expit, log, maximum, step_up
-
+from ..derive.algebra import exp, expit, log, maximum, step_up
 from .definition import OdeModel, State, Values
 
 EMPTY = 1e-30  # cells/µL of a product not yet infused
