@@ -60,7 +60,7 @@ class TestCompiledGraph:
     def test_other_threads_run_while_it_does(self, compiled, one_infusion):
         """A graph that held Python's lock would stop the main thread for as long as it runs."""
         problem = one_infusion.problem
-        many, theta = 400, individual(one_infusion, 2)
+        many, theta = 800, individual(one_infusion, 2)
         tiled = [np.tile(a, (many,) + (1,) * (a.ndim - 1)) for a in arrays(problem)]
         tiled[0] = np.arange(many * problem.n)
         inputs = (np.tile(theta, (many, 1)), np.zeros(4, dtype=np.int64), np.ones(many * problem.n), *tiled)

@@ -53,9 +53,7 @@ def simulate(times, *, cuts=(), tol=1e-8, max_steps=20_000, n=1, **values):
     ev_time = np.tile(np.asarray(cuts, dtype=float).reshape(1, -1), (n, 1)) if len(cuts) else np.zeros((n, 1))
     ev_code, n_ev = np.zeros(ev_time.shape, dtype=np.int64), np.full(n, len(cuts))
     out, status = np.full((n, len(times), len(kernel.readouts)), np.nan), np.zeros(n, dtype=np.int64)
-    kernel.module.simulate(
-        theta, ev_time, ev_code, n_ev, np.array(times, dtype=float), tol, max_steps, out, status
-    )
+    kernel.module.simulate(theta, ev_time, ev_code, n_ev, np.array(times, dtype=float), tol, max_steps, out, status)
     return SimpleNamespace(**{k: out[:, :, i] for i, k in enumerate(kernel.readouts)}, status=status)
 
 

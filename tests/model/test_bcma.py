@@ -110,9 +110,7 @@ def by_hand(t, y, h, p):
         chi, f, qx = SLOTS[j]["chi"], getattr(h, f"f{j}"), getattr(h, f"qx{j}")
         immune = p.alA * chi * y.A
         ex = p.kX * qx * a * (1 + p.bX * s)
-        out[f"E{j}"] = (
-            p.rho * f * a * niche * room - p.dE - p.eps * (1 - a) - ex - immune
-        ) * e + p.eta * a * m
+        out[f"E{j}"] = (p.rho * f * a * niche * room - p.dE - p.eps * (1 - a) - ex - immune) * e + p.eta * a * m
         out[f"M{j}"] = (p.rM * room - p.eta * a - p.dM - immune) * m + (1 - a) * (p.eps * e + p.rX * x)
         out[f"X{j}"] = ex * e - (p.rX * (1 - a) + p.dX + immune) * x
         killers = e + p.xi * x
@@ -130,9 +128,7 @@ def by_hand(t, y, h, p):
 
     out["Ts"] = p.r * y.Ts * growing(y.Ts) * (1 - b / p.KB) - force * y.Ts * dying(y.Ts)
     out["Tr"] = (
-        p.crt * p.r * y.Tr * growing(y.Tr) * (1 - b / p.KB)
-        - p.by * force * y.Tr * dying(y.Tr)
-        + p.u * p.r * y.Ts
+        p.crt * p.r * y.Tr * growing(y.Tr) * (1 - b / p.KB) - p.by * force * y.Tr * dying(y.Tr) + p.u * p.r * y.Ts
     )
     out["Q"] = p.kQon * s * (1 - y.Q) - p.kQoff * y.Q
     out["A"] = p.kA * stimulus * (1 - y.A) - p.dA * y.A

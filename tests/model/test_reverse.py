@@ -25,10 +25,7 @@ def test_derivatives_of_smooth_formulas_by_the_complex_step(expression, at):
     found = gradient(graph, node, at)
     with np.errstate(all="ignore"):
         wanted = [
-            float(
-                np.imag(expression(*(np.complex128(v + 1j * STEP * (k == n)) for n, v in enumerate(at))))
-                / STEP
-            )
+            float(np.imag(expression(*(np.complex128(v + 1j * STEP * (k == n)) for n, v in enumerate(at)))) / STEP)
             for k in range(len(NAMES))
         ]
     assume(np.isfinite(wanted).all() and np.max(np.abs(wanted)) < 1e60)

@@ -56,9 +56,7 @@ class TestAgainstTheTwin:
     def test_two_infusions(self, options, second):
         course, changed = [IDE, cilta(**second)], {"kX": 0.06, "B0": 2e11}
         wanted = twin.simulate(course=course, times=TIMES, options=options, parameters=changed)
-        found = simulate(
-            course=course, until=600.0, times=TIMES, options=options, parameters=changed, tolerance=1e-10
-        )
+        found = simulate(course=course, until=600.0, times=TIMES, options=options, parameters=changed, tolerance=1e-10)
         wanted["cumhaz"] = wanted.pop("H")
         compared = set(wanted) - {"on1", "on2"}
         assert compared == set(found)
@@ -67,9 +65,7 @@ class TestAgainstTheTwin:
             given = ~np.isnan(values)
             assert np.array_equal(given, TIMES >= 260.0) if name in ("E2", "M2", "X2") else given.all()
             size = np.abs(wanted[name]).max()
-            np.testing.assert_allclose(
-                values[given], wanted[name][given], rtol=1e-6, atol=1e-12 * size, err_msg=name
-            )
+            np.testing.assert_allclose(values[given], wanted[name][given], rtol=1e-6, atol=1e-12 * size, err_msg=name)
 
     def test_the_default_tolerance_is_good_to_six_digits(self):
         course = [IDE, cilta()]
@@ -95,9 +91,9 @@ class TestClosedForms:
         e0, m0 = cells * (1 - 0.1 * (1 - q0)), cells * 0.1 * (1 - q0)
 
         def memory(m, e, rate, since):  # of M' = forming e exp(rate s) - beta M
-            return m * np.exp(-beta * since) + forming * e * (
-                np.exp(rate * since) - np.exp(-beta * since)
-            ) / (rate + beta)
+            return m * np.exp(-beta * since) + forming * e * (np.exp(rate * since) - np.exp(-beta * since)) / (
+                rate + beta
+            )
 
         peak, at_peak = e0 * np.exp(growth * tg), memory(m0, e0, growth, tg)
         up, since = t <= tg, t - tg
@@ -206,9 +202,7 @@ class TestWhatIsReported:
         cells = 5.5e7 * 0.3 / 2.5e8
         new = sum(float(curves[f"{c}2"].sel(time=260.0)) for c in "EMX")
         assert new == pytest.approx(cells, rel=1e-12)
-        assert float(curves["Ts"].sel(time=260.0)) == pytest.approx(
-            0.3 * float(curves["Ts"].sel(time=259.9)), rel=1e-2
-        )
+        assert float(curves["Ts"].sel(time=260.0)) == pytest.approx(0.3 * float(curves["Ts"].sel(time=259.9)), rel=1e-2)
         first = sum(float(curves[f"{c}1"].sel(time=0.0)) for c in "EMX")
         assert first == pytest.approx(4.5e8 * 0.3 / 2.5e8, rel=1e-12)
 

@@ -43,9 +43,7 @@ def solve(
             return SimpleNamespace(**dict(zip(names, np.where(logged, np.exp(z), z), strict=True)))
 
     def stored(values):
-        return np.array(
-            [np.log(values[n]) if log else values[n] for n, log in zip(names, logged, strict=True)]
-        )
+        return np.array([np.log(values[n]) if log else values[n] for n, log in zip(names, logged, strict=True)])
 
     start, held = model.start(p)
     z, h = stored(start), SimpleNamespace(**held)
