@@ -35,7 +35,7 @@ type Floats = NDArray[np.float64]
 type Integers = NDArray[np.int64]
 
 TOLERANCE: Final = 1e-5
-MAX_STEPS: Final = 1500
+MAX_STEPS: Final = 500  # a hundred are usual; runaway trajectories should fail early
 
 #: Population parameters that a cohort with these assays can move; a parameter needs one of its assays. Not here, though
 #: blood kinetics touch them: k (aliased with KE), dE and eps (with each other and with dM), feng (with aT), lag (with

@@ -48,7 +48,7 @@ class Settings:
     """
 
     draws: int = 1000
-    tune: int = 300
+    tune: int = 400
     chains: int = 4
     seed: int = 1
     thin: int = 2

@@ -27,7 +27,7 @@ def command(
     compare: Annotated[bool, typer.Option(help="Also fit the model with exhaustion, and compare the two.")] = False,
     draws: Annotated[int, typer.Option(help="Kept draws of each chain.")] = 1000,
     tune: Annotated[int, typer.Option(help="Warm-up sweeps of each chain.")] = 400,
-    thin: Annotated[int, typer.Option(help="Sweeps per kept draw.")] = 3,
+    thin: Annotated[int, typer.Option(help="Sweeps per kept draw.")] = 2,
     chains: Annotated[int, typer.Option(help="Number of chains.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed of everything.")] = 1,
     sampler: Annotated[str, typer.Option(help="blocks (default) or nutpie.")] = "blocks",

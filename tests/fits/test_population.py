@@ -82,7 +82,7 @@ class TestDesign:
             columns["B0"], np.exp(population["B0"] + deviations["B0"] + first * effects["B0:cilta-cel"]), rtol=1e-12
         )
         np.testing.assert_allclose(columns["gT"], np.exp(deviations["gT"]), rtol=1e-12)  # its median is 1
-        np.testing.assert_allclose(columns["eps"], np.exp(population["eps"]), rtol=1e-12)  # no deviation
+        np.testing.assert_allclose(columns["hg"], np.exp(population["hg"]), rtol=1e-12)  # no deviation
 
     def test_effects_on_an_infusion_reach_the_infusions_of_their_product(self, either):
         columns, _, effects, _, _ = self.individual(either, np.random.default_rng(6))

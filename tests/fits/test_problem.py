@@ -237,7 +237,7 @@ class TestWhatIsEstimated:
         monkeypatch.setattr("reinfuse.fits.problem.compile_model", traced)  # names are wanted here, not numbers
         cohort = cohort_from_frame(frame([("P", 0, "ide-cel", None), ("P", 7, "flc", 3.0), ("P", 7, "cart", 20.0)]))
         problem = pose(cohort)
-        assert set(problem.population) == {"rho", "tg", "hg", "eps", "dM", "sigma_cart"}
+        assert set(problem.population) == {"rho", "tg", "hg", "dM", "sigma_cart"}
         assert problem.kernel.kinds == ("cart",)
         assert problem.effects == ()
         assert set(problem.random) == {"rho", "tg", "dM"}
