@@ -5,6 +5,7 @@ would be judged by. It is estimated by importance sampling from the patient's Ga
 Leaving a patient out is then Pareto-smoothed importance sampling over the draws of the population (arviz-stats).
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ POPULATION_DRAWS: Final = 200
 DEVIATION_DRAWS: Final = 64
 DEGREES: Final = 5.0
 WIDER: Final = 1.2
+FEWEST_TO_SMOOTH: Final = 25  # draws: the tail that is smoothed is then five
 
 
 def integrated_loglik(
@@ -67,9 +69,12 @@ def integrated_loglik(
 
 
 def leave_one_out(loglik: Floats, patients: Sequence[str]) -> tuple[Floats, Floats]:
-    """Expected log predictive density of each patient left out, (n,), and its Pareto k, (n,)."""
+    """Expected log predictive density of each patient left out, (n,), and its Pareto k, (n,): NaN for few draws."""
     from arviz_stats import loo
 
+    if loglik.shape[0] < FEWEST_TO_SMOOTH:  # inverse-likelihood weights as they are; their tail cannot be judged
+        count = loglik.shape[0]
+        return np.log(count) - logsumexp(-loglik, axis=0), np.full(loglik.shape[1], np.nan)
     tree = xr.DataTree.from_dict(
         {
             "/posterior": xr.Dataset({"population": (("chain", "draw"), np.zeros((1, loglik.shape[0])))}),
@@ -78,7 +83,9 @@ def leave_one_out(loglik: Floats, patients: Sequence[str]) -> tuple[Floats, Floa
             ),
         }
     )
-    result: Any = loo(tree, pointwise=True)
+    with warnings.catch_warnings():  # the shapes are returned, and counted in `compare`
+        warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto", category=UserWarning)
+        result: Any = loo(tree, pointwise=True)
     return np.asarray(result.elpd_i).ravel(), np.asarray(result.pareto_k).ravel()
 
 
@@ -94,7 +101,7 @@ def compare(names: Sequence[str], elpd: Sequence[Floats], pareto: Sequence[Float
                 "elpd": float(values.sum()),
                 "difference": float(difference.sum()),
                 "se_difference": float(np.sqrt(values.size * difference.var(ddof=1))) if values.size > 1 else 0.0,
-                "patients_k_above_0.7": int((k > 0.7).sum()),
+                "patients_k_above_0.7": int((~(k <= 0.7)).sum()),
             }
         )
     return pd.DataFrame(rows).sort_values("elpd", ascending=False, ignore_index=True)

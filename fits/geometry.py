@@ -103,7 +103,8 @@ class Posterior:
         effect = h[d + self.spreads :]
         theta = made.theta(h[:d], effect, b)
         loglik, grad, _ = loglik_and_gradient(theta, self.problem)
-        grad = grad * made.slope(theta)
+        with np.errstate(over="ignore", invalid="ignore"):  # an absurd proposal: rejected by its value
+            grad = np.nan_to_num(grad * made.slope(theta), nan=0.0, posinf=0.0, neginf=0.0)
         precision = np.exp(-2.0 * h[self.log_sd])
         square = b * b * precision
         value = loglik - 0.5 * square.sum(axis=1) - h[self.log_sd].sum()

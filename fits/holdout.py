@@ -14,7 +14,10 @@ import xarray as xr
 from arviz_stats.base import array_stats
 from numpy.typing import NDArray
 
+from reinfuse.model.equations.bcma import IMMUNOFIXATION
+
 from .assays import ASSAYS
+from .comparison import FEWEST_TO_SMOOTH
 from .coordinates import Coordinates
 from .geometry import Posterior
 from .population import estimated
@@ -44,13 +47,21 @@ def early(problem: Problem, cutoff: float) -> Problem:
     return replace(problem, n_ob=keep.sum(axis=1).astype(np.int64), **arrays)
 
 
+def _inverse(loglik: Floats) -> Floats:
+    """Weights (draws,) proportional to exp(-loglik), Pareto smoothed where there are draws enough for a tail."""
+    log_weights = -loglik
+    if np.unique(loglik).size >= FEWEST_TO_SMOOTH:
+        smoothed: Any = array_stats.psislw(loglik[None])  # takes log-likelihoods, gives logarithms of inverse ones
+        log_weights = np.asarray(smoothed[0]).ravel()
+    weights = np.exp(log_weights - log_weights.max())
+    return np.asarray(weights / weights.sum())
+
+
 def _left_out(loglik: Floats, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """For each patient, places (count, n) of population draws as if that patient had not been in the fit."""
     places = np.empty((count, loglik.shape[1]), dtype=np.int64)
     for i in range(loglik.shape[1]):
-        smoothed: Any = array_stats.psislw(-loglik[:, i][None])
-        weights = np.exp(np.asarray(smoothed[0]).ravel())
-        weights /= weights.sum()
+        weights = _inverse(loglik[:, i])
         grid = (rng.uniform() + np.arange(count)) / count
         places[:, i] = np.minimum(np.searchsorted(np.cumsum(weights), grid), weights.size - 1)
     return places
@@ -112,7 +123,8 @@ def forecast(
     for column, row in enumerate(late.tolist()):
         patient, name = index[str(rows["patient"].values[row])], str(rows["dvid"].values[row])
         at = int(np.searchsorted(times, rows["time"].values[row]))
-        prediction[:, column] = np.log(simulated[name][chosen[:, patient], patient, at])
+        offset = IMMUNOFIXATION if name == "mprotein" else 0.0
+        prediction[:, column] = np.log(simulated[name][chosen[:, patient], patient, at] + offset)
         sigma[:, column] = sigmas[chosen[:, patient], ASSAYS.index(name)]
     kept = rows.isel(observation=late).rename({"observation": "row"})
     data: dict[str, Any] = {str(name): kept[name] for name in kept.data_vars}

@@ -69,14 +69,16 @@ class Design:
 
     def back(self, x: Floats) -> Floats:
         """From the transformed scale to the natural one."""
-        natural = np.where(self.log, np.exp(np.where(self.log, x, 0.0)), x)
-        if self.logit.any():
-            natural = np.where(self.logit, 1.0 / (1.0 + np.exp(-x)), natural)
+        with np.errstate(over="ignore"):  # an absurd proposal: the solver will reject it
+            natural = np.where(self.log, np.exp(np.where(self.log, x, 0.0)), x)
+            if self.logit.any():
+                natural = np.where(self.logit, 1.0 / (1.0 + np.exp(-x)), natural)
         return natural
 
     def slope(self, theta: Floats) -> Floats:
         """Derivative of `back`, at its result."""
-        return np.where(self.log, theta, np.where(self.logit, theta * (1.0 - theta), 1.0))
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.where(self.log, theta, np.where(self.logit, theta * (1.0 - theta), 1.0))
 
 
 def design(problem: Problem) -> Design:

@@ -438,8 +438,8 @@ _CHANGES: Final = (
     replace(
         _moved("eps", 0.06, 0.9),
         meaning="E->M once the niche has closed",
-        source="CAL: fit of this model to the Fandrei 2024 cohort with eps free (its R-hat was 1.04, everything else "
-        "had converged); aliased with dM, so held there; the same cohort is no independent evidence",
+        source="CAL: fit of this model to the Fandrei 2024 cohort with eps free, not converged in eps alone (R-hat "
+        "1.04); aliased with dM, so held there; the same cohort must not be read as independent evidence",
     ),
     _moved("dM", 0.024, 1.0),
     _moved("k", 0.92),

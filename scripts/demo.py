@@ -27,15 +27,16 @@ def command(
     from reinfuse.fits.cohort import read_cohort, summarise
     from reinfuse.fits.fitting import fit
     from reinfuse.fits.sampling import Settings
-    from reinfuse.scripts import check, retreat
+    from reinfuse.scripts.check import show
     from reinfuse.scripts.diagnose import judge
     from reinfuse.scripts.fit import shown
+    from reinfuse.scripts.retreat import retreat
 
     console = Console()
     console.print(NOTICE, style="bold")
     source = Path(str(files("reinfuse.fits").joinpath("data/synthetic_cohort.csv")))
     cohort = read_cohort(source)
-    check.show(cohort, summarise(cohort), console)
+    show(cohort, summarise(cohort), console)
     settings = (
         Settings(draws=50, tune=60, thin=1, seed=seed) if quick else Settings(draws=600, tune=300, thin=2, seed=seed)
     )
@@ -54,7 +55,7 @@ def command(
         judge(run, console)
     except NotTrusted as error:
         doubt = str(error)
-    retreat.retreat(
+    retreat(
         run=out / "run",
         out=out / "retreat",
         patients=200 if quick else 1000,

@@ -1,6 +1,9 @@
 """Two small cohorts, posed once: every test of a fit shares their two kernels."""
 
+import numpy as np
 import pytest
+
+from reinfuse.fits.coordinates import Coordinates
 
 from . import small_cohorts  # before the tests: it imports PyMC without its warnings
 from .small_cohorts import Posed
@@ -22,3 +25,11 @@ def two_infusions() -> Posed:
 def either(request) -> Posed:
     """Both cohorts, one after the other."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def explored(one_infusion) -> Coordinates:
+    """The coordinates in which a fit of the first cohort samples."""
+    from reinfuse.fits.geometry import prepare
+
+    return prepare(one_infusion.problem, one_infusion.density, one_infusion.layout, np.random.default_rng(1))

@@ -13,11 +13,6 @@ SHORT = Settings(draws=10, tune=50, chains=2, thin=1, seed=3)
 
 
 @pytest.fixture(scope="module")
-def explored(one_infusion):
-    return prepare(one_infusion.problem, one_infusion.density, one_infusion.layout, np.random.default_rng(1))
-
-
-@pytest.fixture(scope="module")
 def both(one_infusion, explored) -> xr.Dataset:
     """Two chains, at the same time."""
     return sample(one_infusion.problem, one_infusion.density, explored, SHORT, cores=2)

@@ -1,0 +1,270 @@
+"""`reinfuse fit`: what a run leaves behind, what is refused, and how an interrupted one goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+
+from reinfuse.scripts import main
+from reinfuse.scripts._shell import ExitCode, guarded
+
+from ..fits import small_cohorts
+from reinfuse.fits import blocks, fitting
+from reinfuse.fits.run import CHAINS_FOLDER, COHORT_FILE, POSTERIOR_FILE, RunFolder, sha256_of
+
+SHORT = ("--draws", "10", "--tune", "50", "--thin", "1", "--chains", "2", "--seed", "5")
+
+
+def fit(*words) -> int:
+    """Run the command in this process, so that the compiled kernels are shared."""
+    return guarded(lambda: typer.main.get_command(main.build()).main(args=["fit", *map(str, words)]))
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """The cohort of the other tests, as a file."""
+    path = tmp_path_factory.mktemp("cohort") / "small.csv"
+    small_cohorts.rows_of(one=4, two=0).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(table, tmp_path_factory):
+    """A run that is far too short, with what it printed and how it ended."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    done = subprocess.run(
+        [sys.executable, "-m", "reinfuse.scripts.main", "fit", str(table), "--out", str(run), *SHORT],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"},
+    )
+    return run, done
+
+
+class TestFinishedRun:
+    def test_it_ends_with_3_and_says_what_to_try(self, finished):
+        _, done = finished
+        assert done.returncode == ExitCode.NOT_TRUSTED, done.stderr
+        assert "Traceback" not in done.stderr
+        assert "do not trust it yet" in done.stderr
+        assert "R-hat" in done.stderr
+        assert "--draws" in done.stderr or "--tune" in done.stderr
+        assert "not converged" in done.stdout
+
+    def test_progress_comes_in_plain_lines_with_time_left(self, finished):
+        _, done = finished
+        for stage in ("Compiling", "Exploring", "Sampling", "Predicting"):
+            assert f"{stage}: started" in done.stderr
+        assert "left" in done.stderr
+
+    def test_nothing_alarming_is_printed_beside(self, finished):
+        assert "Warning" not in finished[1].stderr
+
+    def test_the_folder_holds_what_the_interface_promises(self, finished):
+        run, _ = finished
+        names = {entry.name for entry in run.iterdir()}
+        assert names >= {
+            "run.json",
+            "cohort.csv",
+            "posterior.nc",
+            "summary.csv",
+            "diagnostics.json",
+            "forecast.nc",
+            "figures",
+            "report.html",
+        }
+        assert CHAINS_FOLDER not in names
+        assert not [name for name in names if name.endswith(".part")]
+        assert len(list((run / "figures").glob("*.png"))) > 5
+
+    def test_its_record_says_where_it_came_from(self, finished, table):
+        run, _ = finished
+        record = RunFolder.open(run).provenance
+        assert record["status"] == "done"
+        assert record["seed"] == 5
+        assert record["cohort_sha256"] == sha256_of(table) == sha256_of(run / COHORT_FILE)
+        assert record["variant"] == "no-exhaustion"
+        assert "blocks" in record["sampler"]
+        assert set(record["wall_seconds"]) == {"compile", "setup", "sampling", "post"}
+        assert "--seed 5" in record["command"]
+        assert record["settings"]["draws"] == 10
+
+    def test_its_draws_are_a_posterior(self, finished):
+        tree = RunFolder.open(finished[0]).posterior()
+        posterior = tree["posterior"].to_dataset()
+        assert (posterior.sizes["chain"], posterior.sizes["draw"]) == (2, 10)
+        assert np.isfinite(posterior["population"]).all()
+        assert set(tree.children) >= {"prior", "sample_stats", "posterior_predictive", "observed_data", "curves"}
+
+    def test_its_diagnosis_says_why_not(self, finished):
+        run, _ = finished
+        found = json.loads((run / "diagnostics.json").read_text())
+        assert found["converged"] is False
+        assert found["min_ess_bulk"] < 400
+        assert "solver_failures" in found
+        summary = pd.read_csv(run / "summary.csv")
+        assert {"parameter", "unit", "median"} <= set(summary.columns)
+        assert "rho" in set(summary["parameter"])
+
+    def test_it_is_not_written_over_without_being_asked(self, finished, table, capsys):
+        run, _ = finished
+        before = sha256_of(run / POSTERIOR_FILE)
+        assert fit(table, "--out", run, *SHORT) == ExitCode.BAD_INPUT
+        assert "already holds a run" in capsys.readouterr().err
+        assert sha256_of(run / POSTERIOR_FILE) == before
+
+    def test_a_comparison_reads_it_back(self, finished, table):
+        """`--compare` fits other variants beside it; with none there is one row."""
+        from reinfuse.fits.cohort import read_cohort
+        from reinfuse.fits.sampling import Settings
+        from reinfuse.scripts.fit import shown
+
+        run = RunFolder.open(finished[0])
+        fitting.compare_variants(run, read_cohort(table), Settings(), others=(), progress=shown)
+        (row,) = RunFolder.open(run.path).provenance["comparison"]
+        assert row["variant"] == "no-exhaustion"
+        assert row["difference"] == 0.0
+        assert row["elpd"] == pytest.approx(float(run.posterior()["integrated"]["elpd"].sum()))
+
+
+class TestRefusals:
+    @pytest.fixture
+    def faulty(self, table, tmp_path):
+        rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+        rows.loc[rows["DVID"] == "cart", "DV"] = "-5"
+        path = tmp_path / "faulty.csv"
+        rows.to_csv(path, index=False)
+        return path
+
+    @pytest.fixture
+    def unfit(self, table, tmp_path):
+        """A sound cohort without any record that has an observation model."""
+        rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+        rows = rows[(rows["EVID"] == "1") | (rows["DVID"] == "sbcma")]
+        rows.loc[rows["DVID"] == "sbcma", "DVID"] = "flc"
+        path = tmp_path / "unfit.csv"
+        rows.to_csv(path, index=False)
+        return path
+
+    def refused(self, capsys, tmp_path, *words) -> str:
+        out = tmp_path / "run"
+        assert fit(*words, "--out", out) == ExitCode.BAD_INPUT
+        assert not out.exists()
+        message = capsys.readouterr().err
+        assert "Traceback" not in message
+        return message
+
+    def test_a_cohort_that_is_not_there(self, tmp_path, capsys):
+        assert "absent.csv" in self.refused(capsys, tmp_path, tmp_path / "absent.csv")
+
+    def test_a_faulty_cohort_with_its_faults(self, faulty, tmp_path, capsys):
+        message = self.refused(capsys, tmp_path, faulty)
+        assert "faulty.csv:" in message
+        assert "-5" in message
+
+    def test_a_cohort_that_cannot_be_fitted(self, unfit, tmp_path, capsys):
+        assert "nothing can be fitted" in self.refused(capsys, tmp_path, unfit)
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (("--variant", "half"), "no-dysfunction"),
+            (("--sampler", "gibbs"), "blocks, nutpie"),
+            (("--draws", "5"), "at least 10"),
+            (("--chains", "0"), "at least 1"),
+            (("--model", "abecma"), "use bcma"),
+        ],
+    )
+    def test_settings_that_make_no_sense(self, table, tmp_path, capsys, words, said):
+        assert said in self.refused(capsys, tmp_path, table, *words)
+
+    def test_a_folder_that_holds_something_else(self, table, tmp_path, capsys):
+        (tmp_path / "letters").mkdir()
+        (tmp_path / "letters" / "private.txt").write_text("mine")
+        assert fit(table, "--out", tmp_path / "letters") == ExitCode.BAD_INPUT
+        assert "holds other files" in capsys.readouterr().err
+        assert [entry.name for entry in (tmp_path / "letters").iterdir()] == ["private.txt"]
+
+
+class TestInterruption:
+    def test_resume_uses_the_finished_chains_and_ends_bit_for_bit_the_same(
+        self, finished, table, tmp_path, monkeypatch, capsys
+    ):
+        run, seeds, real = tmp_path / "run", [], blocks.sample_chain
+
+        def once_then_interrupt(*args, **kwargs):
+            seeds.append(kwargs["seed"])
+            if len(seeds) == 2:
+                raise KeyboardInterrupt
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(blocks, "sample_chain", once_then_interrupt)
+        assert fit(table, "--out", run, *SHORT, "--cores", "1") == ExitCode.INTERRUPTED
+        assert RunFolder.open(run).provenance["status"] == "interrupted"
+        kept = [entry.name for entry in (run / CHAINS_FOLDER).iterdir()]
+        assert kept == ["chain-0.nc"]
+        assert not (run / POSTERIOR_FILE).exists()
+
+        seeds.append(0)  # from here on chains are sampled
+        before = len(seeds)
+        assert fit(table, "--out", run, *SHORT, "--resume") == ExitCode.NOT_TRUSTED
+        capsys.readouterr()
+        assert len(seeds) - before == 1
+        assert seeds[-1] == seeds[1]
+        mine, theirs = RunFolder.open(run).posterior(), RunFolder.open(finished[0]).posterior()
+        for name in ("population", "omega", "individual"):
+            np.testing.assert_array_equal(mine["posterior"][name], theirs["posterior"][name])
+        np.testing.assert_array_equal(mine["posterior_predictive"]["y"], theirs["posterior_predictive"]["y"])
+
+    def test_chains_of_other_settings_are_not_taken(self, table, tmp_path, monkeypatch):
+        """Chains know the settings they were sampled with."""
+        run = tmp_path / "run"
+        seeds, real = [], blocks.sample_chain
+
+        def first_only(*args, **kwargs):
+            seeds.append(kwargs["seed"])
+            if len(seeds) % 2 == 0:
+                raise KeyboardInterrupt
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(blocks, "sample_chain", first_only)
+        for seed in ("5", "6"):
+            words = [*SHORT[:-1], seed, "--cores", "1", "--resume"]
+            assert fit(table, "--out", run, *words) == ExitCode.INTERRUPTED
+        assert len(set(seeds)) == 4
+
+    def test_ctrl_c_ends_soon_and_keeps_what_there_is(self, table, tmp_path):
+        run = tmp_path / "run"
+        words = ["--draws", "100000", "--tune", "50", "--chains", "3", "--seed", "5"]
+        with subprocess.Popen(
+            [sys.executable, "-m", "reinfuse.scripts.main", "fit", str(table), "--out", str(run), *words],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        ) as process:
+            try:
+                for line in process.stderr:
+                    if line.startswith("Sampling: started"):
+                        break
+                time.sleep(2.0)
+                process.send_signal(signal.SIGINT)
+                asked = time.monotonic()
+                code = process.wait(timeout=60)
+                took = time.monotonic() - asked
+                rest = process.stderr.read()
+            finally:
+                process.kill()
+        assert code == ExitCode.INTERRUPTED, rest
+        assert took < 20.0
+        assert "Interrupted" in rest
+        assert "--resume" in rest
+        assert "Traceback" not in rest
+        assert RunFolder.open(run).provenance["status"] == "interrupted"
