@@ -1,8 +1,8 @@
 """A fit from cohort to run folder: pose, compile, explore, sample, predict, write."""
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -128,40 +128,71 @@ def fit(
     specification, settings = specification or Specification(), settings or Settings()
     clock = Clock({})
     clock.start()
-    run = RunFolder.create(out, resume=resume, overwrite=overwrite)
-    record: dict[str, Any] = {
-        "seed": settings.seed,
-        "cohort_sha256": cohort.sha256,
-        "sampler": sampler_name(settings),
-        "model": "bcma",
-        "options": "real",
-        "variant": specification.variant,
-        "settings": settings.as_dict(),
-        "random_effects": list(specification.random_effects),
-        "command": command,
-    }
-    run.write_provenance(provenance(status="running", wall_seconds=clock.seconds, **record))
-    run.write_cohort(source if source is not None else cohort.table)
-
     with progress("Compiling", 2) as tick:
-        problem = pose(cohort, specification)
+        problem = pose(cohort, specification)  # before the folder: a cohort that cannot be fitted leaves nothing behind
         tick(1)
-        log_density = LogDensity(population_model(problem))
-        lay = layout(problem)
-        log_density(np.zeros(lay.size))
+        run = RunFolder.create(out, resume=resume, overwrite=overwrite)
+        record: dict[str, Any] = {
+            "seed": settings.seed,
+            "cohort_sha256": cohort.sha256,
+            "sampler": sampler_name(settings),
+            "model": "bcma",
+            "options": "real",
+            "variant": specification.variant,
+            "settings": settings.as_dict(),
+            "random_effects": list(specification.random_effects),
+            "command": command,
+        }
+        run.write_provenance(provenance(status="running", wall_seconds=clock.seconds, **record))
+        run.write_cohort(source if source is not None else cohort.table)
+        with _ending(run):
+            log_density = LogDensity(population_model(problem))
+            log_density(np.zeros(layout(problem).size))
         tick(1)
     clock.stop("compile")
-    identity = settings_hash(
-        settings.as_dict() | asdict(specification) | {"cohort": cohort.sha256, "kernel": problem.kernel.module.__name__}
-    )
+    with _ending(run):
+        identity = settings.as_dict() | asdict(specification)
+        identity |= {"cohort": cohort.sha256, "kernel": problem.kernel.module.__name__}
+        failures = _fill(run, problem, log_density, settings, settings_hash(identity), clock, cores, resume, progress)
+        content = provenance(status="done", wall_seconds=clock.seconds, solver_failures=failures, **record)
+        run.write_provenance(content | {"files": run.provenance.get("files", {})})
+        run.clear_chains()
+    return run
+
+
+@contextmanager
+def _ending(run: RunFolder) -> Iterator[None]:
+    """Record how a run ended that did not end well; finished chains stay where they are."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        run.update_provenance(status="interrupted")
+        raise
+    except BaseException:
+        run.update_provenance(status="failed")
+        raise
+
+
+def _fill(
+    run: RunFolder,
+    problem: Problem,
+    log_density: LogDensity,
+    settings: Settings,
+    identity: str,
+    clock: Clock,
+    cores: int,
+    resume: bool,
+    progress: Progress,
+) -> int:
+    """Explore, sample, predict and write; how often the solver failed."""
     finished = {k: run.load_chain(k).to_dataset() for k in run.finished_chains(identity)} if resume else {}
     rng = np.random.default_rng([settings.seed, 0])
     with progress("Exploring", 1) as tick:
-        coordinates = prepare(problem, log_density, lay, rng)
+        coordinates = prepare(problem, log_density, layout(problem), rng)
         tick(1)
     clock.stop("setup")
     left = settings.chains - len(finished)
-    with progress("Sampling", left * (settings.tune + settings.draws)) as tick:
+    with progress("Sampling", max(1, left * (settings.tune + settings.draws))) as tick:
         sampled = sample(
             problem,
             log_density,
@@ -181,11 +212,7 @@ def fit(
     run.write_posterior(tree)
     run.write_forecast(withheld)
     clock.stop("post")
-    failures = int(sampled.attrs.get("solver_failures", 0))
-    content = provenance(status="done", wall_seconds=clock.seconds, solver_failures=failures, **record)
-    run.write_provenance(content | {"files": run.provenance.get("files", {})})
-    run.clear_chains()
-    return run
+    return int(sampled.attrs.get("solver_failures", 0))
 
 
 def _keep(run: RunFolder, chain: int, draws: xr.Dataset, identity: str) -> None:

@@ -72,6 +72,10 @@ class _Rejected(ValueError):
     is_recoverable = True
 
 
+class _Stopped(RuntimeError):
+    """Ends a chain whose draws nobody waits for any more."""
+
+
 def sampler_name(settings: Settings) -> str:
     """The sampler that `sample` runs, with its version."""
     if settings.sampler == "nutpie":
@@ -183,9 +187,11 @@ def sample(
         ``x`` (chain, draw, coordinate) and statistics; attribute ``solver_failures``.
     """
     done: dict[int, xr.Dataset] = dict(finished or {})
-    lock = threading.Lock()
+    lock, stopping = threading.Lock(), threading.Event()
 
     def locked(n: int) -> None:
+        if stopping.is_set():
+            raise _Stopped("another chain failed, or the user interrupted")
         with lock:
             tick(n)
 
@@ -208,12 +214,16 @@ def sample(
         )
 
     missing = [k for k in range(settings.chains) if k not in done]
-    with ThreadPoolExecutor(max_workers=max(1, cores)) as pool:
+    pool = ThreadPoolExecutor(max_workers=max(1, cores))
+    try:
         running = {pool.submit(run, k): k for k in missing}
         for future in as_completed(running):
             chain = running[future]
             done[chain] = future.result()
             keep(chain, done[chain])
+    finally:  # whatever happened: chains that still run end with their next draw
+        stopping.set()
+        pool.shutdown(cancel_futures=True)
     result = xr.concat([done[k] for k in range(settings.chains)], dim="chain")
     outcomes = log_density.outcomes + sum(p.outcomes for p in posteriors)
     result.attrs["solver_failures"] = int(np.sum(outcomes[1:]))

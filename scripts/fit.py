@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from reinfuse.scripts._shell import NOTICE, progress, run_alone
+from reinfuse.scripts._shell import NOTICE, complain, progress, run_alone
 
 
 @contextmanager
@@ -58,18 +58,24 @@ def command(
     console.print(NOTICE, style="dim")
     read = read_cohort(cohort)
     settings = Settings(draws=draws, tune=tune, thin=thin, chains=chains, seed=seed, sampler=sampler)
-    run = fit(
-        read,
-        out=out,
-        source=cohort,
-        specification=Specification(variant=variant),
-        settings=settings,
-        cores=cores,
-        resume=resume,
-        overwrite=force,
-        progress=shown,
-        command=list(sys.argv),
-    )
+    try:
+        run = fit(
+            read,
+            out=out,
+            source=cohort,
+            specification=Specification(variant=variant),
+            settings=settings,
+            cores=cores,
+            resume=resume,
+            overwrite=force,
+            progress=shown,
+            command=list(sys.argv),
+        )
+    except KeyboardInterrupt:
+        complain(
+            f"Interrupted. Finished chains are kept in {out}; the same command with --resume goes on with the rest."
+        )
+        raise
     seconds = run.provenance["wall_seconds"]
     console.print("Wall seconds: " + ", ".join(f"{stage} {value:.0f}" for stage, value in seconds.items()))
     if compare:

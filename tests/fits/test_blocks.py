@@ -56,9 +56,7 @@ class TestStandIn:
     def test_its_draws_have_no_expected_score(self, model):
         """Under the posterior every component of the score has mean 0."""
         h, b = model.draw(4000, np.random.default_rng(1))
-        scores = np.array(
-            [model.log_density(np.concatenate([a, c.ravel()]))[1] for a, c in zip(h, b, strict=True)]
-        )
+        scores = np.array([model.log_density(np.concatenate([a, c.ravel()]))[1] for a, c in zip(h, b, strict=True)])
         z = scores.mean(axis=0) / (scores.std(axis=0) / np.sqrt(len(scores)))
         assert np.abs(z).max() < LARGEST_Z
 

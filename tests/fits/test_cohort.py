@@ -80,9 +80,7 @@ class TestReading:
             "age",
         ]
         kinds = {"EVID": "int64", "CENS": "int64", "ID": "str", "PRODUCT": "str", "DVID": "str"}
-        assert {name: str(table[name].dtype) for name in table} == {
-            name: kinds.get(name, "float64") for name in table
-        }
+        assert {name: str(table[name].dtype) for name in table} == {name: kinds.get(name, "float64") for name in table}
         assert table["DV"].tolist()[2:5] == [120000.0, 80.5, 0.3]
         assert table["CENS"].tolist()[:5] == [0, 0, 0, 0, 1]
         assert cohort.patients == ["P1", "P2"]
@@ -187,9 +185,7 @@ class TestReading:
         for patient in ("P1", "P2"):
             rows = table.index[(table["ID"] == patient) & (table["age"] != "")]
             kept = data.draw(st.sets(st.sampled_from(rows.tolist()), min_size=1))
-            table.loc[[i for i in rows if i not in kept], "age"] = data.draw(
-                st.sampled_from(["", ".", "NA", "nan"])
-            )
+            table.loc[[i for i in rows if i not in kept], "age"] = data.draw(st.sampled_from(["", ".", "NA", "nan"]))
         for name in ("AMT", "LD", "CENS", "LLOQ", "DVID"):
             blanks = table.index[table[name] == ""]
             table.loc[blanks, name] = data.draw(st.sampled_from(["", "."]))

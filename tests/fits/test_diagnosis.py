@@ -184,16 +184,12 @@ class TestScalars:
         scalars = list_scalars(fake.tree["posterior"].to_dataset())
         prior = fake.tree["prior"].to_dataset().drop_vars("product_effect")
         stacked = stack(prior, scalars)
-        np.testing.assert_allclose(
-            stacked.sel(scalar="rho"), np.log(prior["population"].sel(parameter="rho").values)
-        )
+        np.testing.assert_allclose(stacked.sel(scalar="rho"), np.log(prior["population"].sel(parameter="rho").values))
         assert np.isnan(stacked.sel(scalar="rho:cilta-cel")).all()
 
 
 class TestIdentifiability:
-    @pytest.mark.parametrize(
-        ("prior", "posterior", "answer"), [(4.0, 1.0, 0.75), (1.0, 1.0, 0.0), (1.0, 1.5, -0.5)]
-    )
+    @pytest.mark.parametrize(("prior", "posterior", "answer"), [(4.0, 1.0, 0.75), (1.0, 1.0, 0.0), (1.0, 1.5, -0.5)])
     def test_contraction_is_the_variance_lost(self, prior, posterior, answer):
         assert identifiability.contraction(prior, posterior) == pytest.approx(answer)
 

@@ -71,9 +71,7 @@ def cut_off(figure):
                 low, high = sorted(axes.get_xlim())
                 artists += [t.label1 for t in axes.xaxis.get_major_ticks() if low <= t.get_loc() <= high]
         boxes = [(a.get_text(), a.get_window_extent(renderer)) for a in artists if a.get_text()]
-    return [
-        text for text, box in boxes if box.x0 < -2 or box.y0 < -2 or box.x1 > width + 2 or box.y1 > height + 2
-    ]
+    return [text for text, box in boxes if box.x0 < -2 or box.y0 < -2 or box.x1 > width + 2 or box.y1 > height + 2]
 
 
 def every_figure(fake, observations, draws):
@@ -164,9 +162,7 @@ class TestIndividualFits:
 
     def test_the_middle_line_is_the_median_of_the_draws(self, fake, observations):
         page = fits(fake, observations)[0]
-        line = next(
-            line for line in page.axes[0].lines if line.get_linestyle() == "-" and line.get_marker() == "None"
-        )
+        line = next(line for line in page.axes[0].lines if line.get_linestyle() == "-" and line.get_marker() == "None")
         curves = fake.tree["curves"]["cart"].values[:, 0]
         np.testing.assert_allclose(line.get_ydata(), np.median(curves, axis=0))
         assert page.axes[0].get_yscale() == "log"
@@ -193,10 +189,7 @@ class TestPredictiveFigures:
     def test_every_measurement_is_drawn_once(self, observations):
         figure = predictive_figures.observed_against_predicted(observations)
         drawn = sum(
-            len(line.get_xdata())
-            for axes in figure.axes
-            for line in axes.lines
-            if line.get_linestyle() == "None"
+            len(line.get_xdata()) for axes in figure.axes for line in axes.lines if line.get_linestyle() == "None"
         )
         assert drawn == len(observations)
 

@@ -71,7 +71,6 @@ class TestLeftOut:
         wanted = before / np.e / (before / np.e + 1.0 - before)
         assert share == pytest.approx(wanted, abs=0.02)
 
-
     def test_few_draws_are_weighed_without_smoothing(self):
         loglik = np.log([[1.0], [2.0], [4.0], [4.0]])
         places = _left_out(loglik, 4000, np.random.default_rng(6))[:, 0]
@@ -171,9 +170,7 @@ class TestForecast:
         progression = problem.kernel.kinds.index("progression")
         family[problem.ob_kind == progression] = 7 - family[problem.ob_kind == progression]  # event and no event
         other = dataclasses.replace(problem, ob_value=values, ob_family=family)
-        again = forecast(
-            other, one_infusion.coordinates, draws, loglik, np.random.default_rng(10), until=self.UNTIL
-        )
+        again = forecast(other, one_infusion.coordinates, draws, loglik, np.random.default_rng(10), until=self.UNTIL)
         np.testing.assert_array_equal(again["prediction"], found["prediction"])
         np.testing.assert_array_equal(again["risk"], found["risk"])
 
@@ -183,9 +180,7 @@ class TestForecast:
         assay = problem.ob_kind < ASSAYS.index("progression")
         values[assay & (problem.ob_time <= CUTOFF)] -= 3.0
         other = dataclasses.replace(problem, ob_value=values)
-        again = forecast(
-            other, one_infusion.coordinates, draws, loglik, np.random.default_rng(10), until=self.UNTIL
-        )
+        again = forecast(other, one_infusion.coordinates, draws, loglik, np.random.default_rng(10), until=self.UNTIL)
         assert (again["prediction"] != found["prediction"]).mean() > 0.3
 
     def test_a_run_takes_it(self, found, tmp_path):

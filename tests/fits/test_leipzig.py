@@ -102,9 +102,7 @@ class TestRules:
 
     def test_outcomes(self, source):
         table, report = convert_leipzig(source)
-        outcomes = {
-            p: rows_of(table, p, "progression") + rows_of(table, p, "death") for p in ("X1", "X2", "X3")
-        }
+        outcomes = {p: rows_of(table, p, "progression") + rows_of(table, p, "death") for p in ("X1", "X2", "X3")}
         assert outcomes == {
             "X1": [[90.0, 1.0, 0.0], [120.0, 0.0, 0.0]],
             "X2": [[200.0, 0.0, 0.0], [200.0, 1.0, 0.0]],
@@ -164,9 +162,7 @@ class TestFaults:
 
     def test_unknown_product(self, source):
         (source / "patients.csv").write_text(PATIENTS.replace("Cilta-cel", "Ciltacel"))
-        with pytest.raises(
-            ReinfuseError, match=r"the converted table:.*unknown product.*did you mean 'cilta-cel'"
-        ):
+        with pytest.raises(ReinfuseError, match=r"the converted table:.*unknown product.*did you mean 'cilta-cel'"):
             convert_leipzig(source)
 
     def test_zeros_without_any_cd3(self, source):

@@ -35,7 +35,10 @@ def compiled(one_infusion):
     """(theta, counter, weights, data) -> loglik, its weighted sum's gradient by theta; compiled as a fit does it."""
     problem = one_infusion.problem
     theta, counter, weights = pt.dmatrix("theta"), pt.lvector("counter"), pt.dvector("weights")
-    data = [pt.tensor(name=name, dtype=a.dtype, shape=(None,) * a.ndim) for a, name in zip(arrays(problem), DATA, strict=True)]
+    data = [
+        pt.tensor(name=name, dtype=a.dtype, shape=(None,) * a.ndim)
+        for a, name in zip(arrays(problem), DATA, strict=True)
+    ]
     loglik = CohortLikelihood(problem)(theta, counter, *data)[0]
     gradient = pt.grad((weights * loglik).sum(), theta)
     mode = Mode(UnlockedLinker(), RewriteDatabaseQuery(include=["fast_run", "numba"]))

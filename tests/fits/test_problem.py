@@ -250,4 +250,3 @@ class TestWhatIsEstimated:
     def test_a_random_effect_needs_a_spread(self, name):
         with pytest.raises(ReinfuseError, match=f"'{name}' has no spread between patients"):
             Specification(random_effects=("rho", name))
-

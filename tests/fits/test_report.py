@@ -34,9 +34,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         given = dict(attrs)
-        self.addresses += [
-            (tag, given[name]) for name in ("src", "href", "srcset", "action") if name in given
-        ]
+        self.addresses += [(tag, given[name]) for name in ("src", "href", "srcset", "action") if name in given]
         if "id" in given:
             self.ids.append(given["id"])
         if tag == "section":
@@ -91,9 +89,7 @@ class TestPage:
     def test_the_notice_opens_and_closes_the_page(self, html):
         body = re.sub(r"<[^>]+>", "", html.split("<body>")[1])
         lines = [line.strip() for line in body.splitlines() if line.strip()]
-        assert (
-            lines[0] == lines[-1] == "Research software: not a medical device, never a dosing recommendation."
-        )
+        assert lines[0] == lines[-1] == "Research software: not a medical device, never a dosing recommendation."
 
     def test_all_sections_are_there(self, page):
         assert list(page.sections) == [
@@ -175,10 +171,7 @@ class TestWords:
 
     def test_no_recalled_clause_reaches_the_page(self, page, found):
         clauses = [
-            clause.strip()
-            for source in found.summary["source"]
-            for clause in source.split(";")
-            if "RECALLED" in clause
+            clause.strip() for source in found.summary["source"] for clause in source.split(";") if "RECALLED" in clause
         ]
         assert clauses
         for text in page.sections.values():
@@ -207,9 +200,7 @@ class TestWords:
         changed = dataclasses.replace(
             found,
             judged=judged,
-            shrinkage=pd.DataFrame(
-                {"effect": ["dM"], "omega": [1.0], "sd_of_means": [0.2], "shrinkage": [0.8]}
-            ),
+            shrinkage=pd.DataFrame({"effect": ["dM"], "omega": [1.0], "sd_of_means": [0.2], "shrinkage": [0.8]}),
         )
         assert "2.4 prior sds below" in words.conflicts(changed)[0]
         assert "dM (80 %)" in words.shrinkage(changed)[0]
@@ -224,9 +215,7 @@ class TestWords:
     )
     def test_a_difference_within_its_error_is_no_difference(self, found, gap, error, word):
         table = pd.DataFrame([{"dvid": "cart", "n": 20, "difference": gap, "difference_se": error}])
-        changed = dataclasses.replace(
-            found, yardsticks=dataclasses.replace(found.yardsticks, differences=table)
-        )
+        changed = dataclasses.replace(found, yardsticks=dataclasses.replace(found.yardsticks, differences=table))
         assert word in words.forecast(changed)[0]
 
     @pytest.mark.parametrize(
@@ -271,9 +260,7 @@ class TestCommands:
         assert "did not converge" in (run.path / "report.html").read_text(encoding="utf-8")
         assert "do not trust it" in capsys.readouterr().err
 
-    @pytest.mark.parametrize(
-        "command", [lambda path: diagnose.command(path, figures=True, svg=False), report.command]
-    )
+    @pytest.mark.parametrize("command", [lambda path: diagnose.command(path, figures=True, svg=False), report.command])
     def test_what_is_not_a_run_is_refused_and_left_alone(self, tmp_path, command, capsys):
         (tmp_path / "notes.txt").write_text("mine")
         assert guarded(lambda: command(tmp_path)) == 2

@@ -157,9 +157,7 @@ class TestPredictions:
                 one[3][patient, 0] = found["prediction"].values[0, draw, row]
                 n_ob = problem.n_ob.copy()
                 n_ob[patient] = 1
-                alone = replace(
-                    problem, ob_time=one[0], ob_kind=one[1], ob_family=one[2], ob_value=one[3], n_ob=n_ob
-                )
+                alone = replace(problem, ob_time=one[0], ob_kind=one[1], ob_family=one[2], ob_value=one[3], n_ob=n_ob)
                 loglik = loglik_and_gradient(theta, alone)[0][patient]
                 sigma = float(found["sigma"].values[0, draw, row])
                 # 1e-4 off the top: a location that is off by 0.9 % of sigma

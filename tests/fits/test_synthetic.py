@@ -87,9 +87,7 @@ def test_the_script_makes_the_bundled_files_bit_for_bit(tmp_path):
     assert done.returncode == 0, done.stderr
     remedy = f"python scripts/{SCRIPT.name} --out fits/data/{BUNDLED.name}"
     for path in (BUNDLED, BUNDLED_TRUTH):
-        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), (
-            f"{path.name} is out of date: {remedy}"
-        )
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), f"{path.name} is out of date: {remedy}"
 
 
 def test_it_says_on_its_face_that_it_is_synthetic(bundled, truth):
@@ -230,9 +228,7 @@ def retold(cohort: Cohort, truth: dict, patient: str) -> pd.DataFrame:
     course = [Infusion(product=p, day=d) for p, d in zip(products, days, strict=True)]
     result = simulate(course=course, until=1.0, times=times, parameters=parameters, options="real")
     at = np.searchsorted(times, rows["TIME"].to_numpy())
-    model = {
-        name: result[name].to_numpy()[at] for name in ("transgene", "cart", "sbcma", "mprotein", "cumhaz")
-    }
+    model = {name: result[name].to_numpy()[at] for name in ("transgene", "cart", "sbcma", "mprotein", "cumhaz")}
     return rows.assign(**{f"at_{name}": values for name, values in model.items()})
 
 
@@ -242,9 +238,7 @@ def told(large) -> pd.DataFrame:
     return pd.concat([retold(cohort, truth, patient) for patient in cohort.patients[:200]])
 
 
-@pytest.mark.parametrize(
-    ("assay", "offset"), [("transgene", 0), ("cart", 0), ("sbcma", 0), ("mprotein", 0.05)]
-)
+@pytest.mark.parametrize(("assay", "offset"), [("transgene", 0), ("cart", 0), ("sbcma", 0), ("mprotein", 0.05)])
 def test_residuals_are_student_t(told, assay, offset):
     rows, sigma = told[told["DVID"] == assay], REAL_COHORT[f"sigma_{assay}"].median
     z = np.log((rows["DV"] + offset) / (rows[f"at_{assay}"] + offset)) / sigma
