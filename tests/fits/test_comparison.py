@@ -9,7 +9,7 @@ from reinfuse.fits import comparison
 from reinfuse.fits.comparison import compare, integrated_loglik, leave_one_out
 from reinfuse.fits.results import Draws
 
-from .gaussian_model import D, SPREADS, GaussianModel
+from .gaussian_model import SPREADS, D, GaussianModel
 
 
 def taken_apart(h: np.ndarray, b: np.ndarray) -> SimpleNamespace:

@@ -133,3 +133,28 @@ def test_nutpie_samples_the_same_model(one_infusion, explored):
         assert float(found["logp"][0, k]) == pytest.approx(one_infusion.density(x)[0] + logdet, abs=1e-6)
     assert {"diverging", "n_steps", "step_size", "energy"} <= set(found.data_vars)
     assert sum(ticks) >= settings.draws
+
+
+@pytest.mark.slow
+def test_two_samplers_find_the_same_posterior(one_infusion, explored, request):
+    """Blocks and NUTS share neither moves nor adaptation: where they agree, both are probably right."""
+    if "slow" not in request.config.option.markexpr:
+        pytest.skip("takes minutes: pytest -m slow")
+    from arviz_stats.base import array_stats
+
+    posed, found = one_infusion, []
+    for sampler, draws, tune in (("blocks", 2000, 300), ("nutpie", 1500, 400)):
+        settings = Settings(draws=draws, tune=tune, chains=2, thin=2, seed=6, sampler=sampler)
+        x = sample(posed.problem, posed.density, explored, settings, cores=2)["x"].values
+        found.append(np.concatenate([x[..., posed.layout.hyper], x[..., posed.layout.block.ravel()]], axis=-1))
+    compared = 0
+    for k in range(found[0].shape[-1]):
+        mine, theirs = found[0][..., k], found[1][..., k]
+        sizes = [float(array_stats.ess(v, method="mean", chain_axis=0, draw_axis=1)) for v in (mine, theirs)]
+        if min(sizes) < 50:
+            continue
+        error = np.sqrt(mine.var() / sizes[0] + theirs.var() / sizes[1])
+        assert abs(mine.mean() - theirs.mean()) < 4.5 * error, k
+        assert 0.7 < mine.std() / theirs.std() < 1.4, k
+        compared += 1
+    assert compared > 0.9 * found[0].shape[-1]
