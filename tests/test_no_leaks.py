@@ -10,9 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 # Built from pieces, so that this file holds none of what it looks for.
 LOCAL_PATHS = re.compile("|".join(f"/{folder}/" for folder in ("work", "root", "tmp/[a-z]+")))
-REGISTRY_HOSTS = re.compile(
-    "|".join(("pypi" + r"\.org/simple", "files" + r"\.pythonhosted", "test" + r"\.pypi\."))
-)
+REGISTRY_HOSTS = re.compile("|".join(("pypi" + r"\.org/simple", "files" + r"\.pythonhosted", "test" + r"\.pypi\.")))
 PATIENT_IDS = re.compile(r"\b" + "Patient" + r"0\d{2}\b")
 DATA_SUFFIXES = {".csv", ".tsv", ".json", ".ipynb", ".parquet", ".nc", ".toml", ".md", ".html", ".svg"}
 

@@ -85,9 +85,7 @@ def test_folders_are_not_import_roots():
         "        importlib.import_module(module.name)\n"
         "print(sorted({'model', 'fits', 'scripts'} & set(sys.modules)))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
 
 

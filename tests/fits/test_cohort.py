@@ -1,4 +1,3 @@
-# ruff: noqa: E501 (the tables of faults read best with one fault per line)
 """Every fault of a cohort file is found where it is; what is no fault is read to the right values."""
 
 import io

@@ -68,9 +68,7 @@ def test_banked_cells():
 
 def test_patients_differ_and_some_get_no_second_infusion():
     days = np.array([100.0, np.inf, np.nan])
-    _, two = resolve(
-        [FIRST, second(day=days, dose=np.array([1e7, np.nan, -5.0]), bridging=np.array([0.5, 9.0, 1.0]))]
-    )
+    _, two = resolve([FIRST, second(day=days, dose=np.array([1e7, np.nan, -5.0]), bridging=np.array([0.5, 9.0, 1.0]))])
     np.testing.assert_array_equal(two.day, [100.0, np.inf, np.inf])
     np.testing.assert_array_equal(two.given, [True, False, False])
     np.testing.assert_array_equal(two.dose, [1e7, 5.5e7, 5.5e7])
@@ -138,9 +136,7 @@ def test_faults_are_refused_with_the_place_and_the_value(course, message):
         resolve(course)
 
 
-@pytest.mark.parametrize(
-    "edge", [{"dose": 0.0}, {"bridging": 1.0}, {"lymphodepletion": 0.0}, {"apheresis_day": 260.0}]
-)
+@pytest.mark.parametrize("edge", [{"dose": 0.0}, {"bridging": 1.0}, {"lymphodepletion": 0.0}, {"apheresis_day": 260.0}])
 def test_edges_are_allowed(edge):
     ((name, value),) = edge.items()
     assert getattr(resolve([FIRST, second(**edge)])[1], name) == value

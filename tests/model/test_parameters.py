@@ -166,9 +166,7 @@ scaled = st.floats(-30, 30)
 @given(st.lists(scaled, min_size=1, max_size=5), st.sampled_from(pm.TRANSFORMS))
 def test_transforms_are_inverse(values, transform):
     there = pm.from_transformed(values, transform=transform)
-    back = (
-        pm.to_transformed(there, transform=transform) if transform != "logit" or np.all(there < 1) else values
-    )
+    back = pm.to_transformed(there, transform=transform) if transform != "logit" or np.all(there < 1) else values
     tolerance = 1e-9 if transform != "logit" else 1e-3  # 1 - p has lost its digits at logit 30
     np.testing.assert_allclose(back, values, atol=tolerance, rtol=tolerance)
 
@@ -261,9 +259,7 @@ def test_random_effects_vary_between_patients():
 def test_variants_hold_known_parameters_and_say_what_they_mean():
     assert set(pm.VARIANTS) == {"full", "no-dysfunction", "no-exhaustion"}
     assert not pm.VARIANTS["full"].parameters
-    assert dict(pm.VARIANTS["no-dysfunction"].parameters) == dict.fromkeys(
-        ("bR", "bXQ", "sline", "sres"), 0.0
-    )
+    assert dict(pm.VARIANTS["no-dysfunction"].parameters) == dict.fromkeys(("bR", "bXQ", "sline", "sres"), 0.0)
     assert dict(pm.VARIANTS["no-exhaustion"].parameters) == {"kX": 0.0, "fXQ": 0.0}
     assert dict(pm.VARIANTS["no-exhaustion"].product) == {"fX0": 0.0}
     for name, variant in pm.VARIANTS.items():

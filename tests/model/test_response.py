@@ -260,9 +260,7 @@ def test_a_second_infusion_has_its_own_start_baseline_and_visits():
     seen = assess(times=times, mprotein=protein, burden=np.full_like(protein, MANY), start=[0.0, 210.0])
     assert seen.labels.tolist() == ["PR", "VGPR"]
     assert seen.baseline.tolist() == [1.0, 3.0]
-    assert seen.progression_day.tolist() == [np.inf, np.inf], (
-        "the peak on days 200 to 214 fell between visits"
-    )
+    assert seen.progression_day.tolist() == [np.inf, np.inf], "the peak on days 200 to 214 fell between visits"
     assert seen.response_day.tolist() == [224.0, 238.0]
     assert seen.time_to_response.tolist() == [224.0, 28.0]
 
@@ -282,14 +280,10 @@ def test_visits_after_until_do_not_count():
 
 def test_visits_between_grid_points_are_interpolated():
     times = [0.0, 20.0, 36.0, 60.0]
-    seen = assess(
-        times=times, mprotein=[3.0, 2.0, 1.0, 1.0], burden=[1e11, 1e8, 1.1e6, 1.1e6], rules=UNCONFIRMED
-    )
+    seen = assess(times=times, mprotein=[3.0, 2.0, 1.0, 1.0], burden=[1e11, 1e8, 1.1e6, 1.1e6], rules=UNCONFIRMED)
     assert seen.response_day[0] == 28.0, "1.5 g/dL half-way between 2 and 1"
     assert seen.mrd5_day[0] == 56.0, "half-way in logarithm between 1e8 and 1.1e6 is just above 1e7"
-    deeper = assess(
-        times=times, mprotein=[3.0, 2.0, 1.0, 1.0], burden=[1e11, 1e8, 0.9e6, 0.9e6], rules=UNCONFIRMED
-    )
+    deeper = assess(times=times, mprotein=[3.0, 2.0, 1.0, 1.0], burden=[1e11, 1e8, 0.9e6, 0.9e6], rules=UNCONFIRMED)
     assert deeper.mrd5_day[0] == 28.0
 
 
@@ -407,13 +401,9 @@ def test_the_unit_of_mprotein_does_not_matter(values, burden, unit):
 @given(protein, cells, all_rules, st.permutations(range(3)))
 def test_patients_do_not_see_each_other(values, burden, rules, order):
     together = assess(times=times, mprotein=values, burden=burden, rules=rules)
-    same(
-        together, assess(times=times, mprotein=values[order], burden=burden[order], rules=rules), list(order)
-    )
+    same(together, assess(times=times, mprotein=values[order], burden=burden[order], rules=rules), list(order))
     for i in range(3):
-        same(
-            together, assess(times=times, mprotein=values[i], burden=burden[i], rules=rules), slice(i, i + 1)
-        )
+        same(together, assess(times=times, mprotein=values[i], burden=burden[i], rules=rules), slice(i, i + 1))
 
 
 @given(protein, cells, all_rules)

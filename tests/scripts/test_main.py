@@ -151,9 +151,7 @@ class TestProgress:
             "    tick.advance(3, note='done')\n"
         )
         ours, theirs = pty.openpty()
-        with subprocess.Popen(
-            [sys.executable, "-c", program], stderr=theirs, env={**os.environ, "TERM": "xterm"}
-        ):
+        with subprocess.Popen([sys.executable, "-c", program], stderr=theirs, env={**os.environ, "TERM": "xterm"}):
             os.close(theirs)
             shown = b""
             # Linux reports the end of a pseudo-terminal as an error
@@ -167,8 +165,6 @@ class TestProgress:
         assert b"100%" in shown
         assert b"left" in shown
 
-    @pytest.mark.parametrize(
-        ("seconds", "shown"), [(0.2, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3600, "1:00:00")]
-    )
+    @pytest.mark.parametrize(("seconds", "shown"), [(0.2, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3600, "1:00:00")])
     def test_clock(self, seconds, shown):
         assert clock(seconds) == shown

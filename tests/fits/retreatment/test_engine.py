@@ -195,9 +195,7 @@ def test_the_models_own_simulator_runs_and_a_second_infusion_of_nothing_is_none(
     two = arm(experiment, "two")
     fewer = arm(engine.run(file, population, patients=15, seed=3), "two")
     for column in fewer.columns:
-        np.testing.assert_array_equal(
-            fewer[column].to_numpy(), two[column].head(15).to_numpy(), err_msg=column
-        )
+        np.testing.assert_array_equal(fewer[column].to_numpy(), two[column].head(15).to_numpy(), err_msg=column)
     assert two["pfs_days_2"].mean() > none["pfs_days_2"].mean()
     assert two["q_apheresis"].between(0, 1).all()
     assert (two["cmax_2"] > 0).all()

@@ -125,9 +125,7 @@ def test_antigen_loss_goes_before_durations_but_not_before_non_response():
 
 
 def test_limits_choose_patients():
-    course = judge(
-        trajectory(np.vstack([relapse_at(d, depth) for d, depth in ((100, 0.6), (300, 0.3), (500, 0.05))]))
-    )
+    course = judge(trajectory(np.vstack([relapse_at(d, depth) for d, depth in ((100, 0.6), (300, 0.3), (500, 0.05))])))
     group = classify(course)
     assert group.tolist() == ["non-responder", "intermediate", "durable"]
 

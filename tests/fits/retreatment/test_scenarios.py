@@ -43,9 +43,7 @@ def test_the_bundled_file_asks_what_it_promises():
 
 
 def test_switches_become_multipliers():
-    scenario = parse(
-        GOOD + "host_dysfunction = false\nanti_car_immunity = true\nmicroenvironment = 2\n"
-    ).scenarios[0]
+    scenario = parse(GOOD + "host_dysfunction = false\nanti_car_immunity = true\nmicroenvironment = 2\n").scenarios[0]
     assert scenario.hypotheses == (0.0, 1.0, 1.0, 2.0)
 
 

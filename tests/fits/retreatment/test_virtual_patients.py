@@ -26,9 +26,7 @@ def test_the_prior_is_the_table():
     virtual = prior(options="reference").sample(40_000, np.random.default_rng(1))
     for name in ("rho", "KE", "Q0"):
         row = REFERENCE[name]
-        assert np.median(virtual.parameters[name]) == pytest.approx(
-            row.median, rel=0.25 * max(row.log_sd, 0.1)
-        )
+        assert np.median(virtual.parameters[name]) == pytest.approx(row.median, rel=0.25 * max(row.log_sd, 0.1))
     # spread of ln(rho): prior sd of the median and spread between patients, independent
     row = REFERENCE["rho"]
     assert np.log(virtual.parameters["rho"]).std() == pytest.approx(np.hypot(row.log_sd, row.iiv), rel=0.1)
