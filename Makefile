@@ -15,7 +15,7 @@ help:  ## say what each target does
 env: .venv/.stamp  ## make .venv with the locked versions
 
 demo: env  ## the whole job on the bundled cohort, into demo_out
-	$(BIN)/reinfuse demo --out demo_out
+	$(BIN)/reinfuse demo --out demo_out --force
 
 test: env  ## the tests, notebook included
 	$(BIN)/pytest
