@@ -14,6 +14,7 @@ import numpy as np
 import pytensor.tensor as pt
 from numba import types
 from numpy.typing import NDArray
+from pytensor import config
 from pytensor.compile.mode import Mode
 from pytensor.gradient import DisconnectedType
 from pytensor.graph.basic import Apply
@@ -186,7 +187,9 @@ class LogDensity:
 
     def __init__(self, model: Any) -> None:
         mode = Mode(UnlockedLinker(), RewriteDatabaseQuery(include=["fast_run", "numba"]))
-        function = model.logp_dlogp_function(ravel_inputs=True, mode=mode)
+        # fast-math rounds by what is inlined, and a function from the disk cache is inlined otherwise than a fresh one
+        with config.change_flags(numba__fastmath=False):
+            function = model.logp_dlogp_function(ravel_inputs=True, mode=mode)
         compiled = function._pytensor_function
         self._function = compiled.vm.jit_fn
         self.outcomes: NDArray[np.int64] = np.zeros(4, dtype=np.int64)

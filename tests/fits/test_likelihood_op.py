@@ -1,8 +1,12 @@
 """The likelihood in PyTensor: the kernel's own numbers, its gradient, no Python lock, no exceptions."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytensor
@@ -107,6 +111,31 @@ class TestCompiledGraph:
                 wanted_value, wanted_gradient = alone[k % len(points)]
                 assert value == wanted_value
                 np.testing.assert_array_equal(gradient, wanted_gradient)
+
+
+PROGRAM = """
+import hashlib, sys
+import numpy as np
+sys.path.insert(0, sys.argv[1])
+from tests.fits import small_cohorts
+posed = small_cohorts.posed(one=4, two=0)
+rng, digest = np.random.default_rng(0), hashlib.sha256()
+for _ in range(20):
+    value, gradient = posed.density(posed.flat(*posed.point(rng)))
+    digest.update(np.append(gradient, value).tobytes())
+print(digest.hexdigest())
+"""
+
+
+def test_the_first_run_has_the_bits_of_later_ones(tmp_path):
+    """A graph that was just compiled, and the same graph from the disk cache."""
+    flags = {**os.environ, "PYTENSOR_FLAGS": f"base_compiledir={tmp_path}"}
+    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parents[2])]
+    first, later = (
+        subprocess.run(command, env=flags, capture_output=True, text=True, check=True).stdout for _ in range(2)
+    )
+    assert len(first.strip()) == 64
+    assert first == later
 
 
 class TestGradient:
