@@ -21,9 +21,6 @@ from .cohort import Cohort
 #: Kinds of record; a record's `kind` is its index here.
 ASSAYS: Final = ("transgene", "cart", "sbcma", "mprotein", "progression", "death")
 
-#: How a record enters the likelihood: quantified, below (M3) or above the limit in `value`, event, no event.
-FAMILY: Final = Family
-
 _BLOOD_CAR: Final = ("transgene", "cart")
 
 
@@ -38,7 +35,7 @@ class Padded:
     kind
         (n_patients, max_obs) index into `ASSAYS`; 0 in the padding.
     family
-        (n_patients, max_obs) `FAMILY`; 0 in the padding.
+        (n_patients, max_obs) `Family`; 0 in the padding.
     value
         (n_patients, max_obs) natural units; 1 in the padding.
     n_obs
@@ -69,7 +66,7 @@ class Records:
     dvid
         (n,) name of the assay, `ASSAYS[kind]`.
     family
-        (n,) `FAMILY`.
+        (n,) `Family`.
     value
         (n,) natural units: copies/µg DNA, cells/µL, ng/mL, g/dL; the limit where censored; 1 for events.
     product

@@ -88,15 +88,6 @@ class Coordinates:
 
         return target
 
-    def whitened(self, u: Floats) -> "Coordinates":
-        """Coordinates in which draws ``u`` (draws, d) of the population would be white; shrunk where they are few."""
-        count, d = u.shape
-        weight = count / (count + d)
-        covariance = weight * np.cov(u.T) + (1.0 - weight) * np.diag(u.var(axis=0) + 1e-3)
-        shift = self.scale @ u.mean(axis=0)
-        moved = Sites(self.sites.precision, self.sites.linear - self.sites.cross @ shift, self.sites.cross)
-        return Coordinates(self.layout, self.centre + shift, self.scale @ np.linalg.cholesky(covariance), moved)
-
     def roots(self, h: Floats) -> Floats:
         """For a population: ``L^-T`` of every patient, (n, q, q), the scale of its deviations."""
         precision = self.sites.precision + np.diag(np.exp(-2.0 * h[self.layout.log_sd]))

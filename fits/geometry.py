@@ -68,7 +68,6 @@ class Posterior:
             + [x.sd for x in problem.effects]
         )
         self.residual = np.array([k for k, label in enumerate(labels) if label.startswith("sigma_")], dtype=np.int64)
-        self.calls = 0
         self.outcomes: NDArray[np.int64] = np.zeros(4, dtype=np.int64)
 
     @property
@@ -86,7 +85,6 @@ class Posterior:
         constant = h[self.log_sd].sum()
 
         def evaluate(b: Floats) -> tuple[Floats, Floats]:
-            self.calls += 1
             theta = made.back(offset + np.einsum("ncq,nq->nc", made.by_deviation, b))
             loglik, grad, status = loglik_and_gradient(theta, self.problem, order)
             self.outcomes += np.bincount(status, minlength=4)
@@ -98,7 +96,6 @@ class Posterior:
 
     def patients(self, h: Floats, b: Floats) -> tuple[Floats, Floats, Floats]:
         """Each patient's log density of data and deviations (n,), its gradient by ``b`` (n, q) and by ``h`` (n, d)."""
-        self.calls += 1
         made, d = self.design, self.d
         effect = h[d + self.spreads :]
         theta = made.theta(h[:d], effect, b)

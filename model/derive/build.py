@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numba
@@ -424,8 +424,3 @@ def build(
         raise ValueError(f"model {model.name!r} has no observation {unknown}; it has {sorted(trace.observations)}")
     source, names = generate(trace, kinds, readouts)
     return Kernel(name=model.name, module=_import(model.name, source, bool(kinds)), **names)
-
-
-def namespace(values: Mapping[str, Any]) -> SimpleNamespace:
-    """Values as attributes, for running a model's functions on numbers."""
-    return SimpleNamespace(**values)

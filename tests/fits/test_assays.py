@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reinfuse.fits.assays import ASSAYS, FAMILY, records
+from reinfuse.fits.assays import ASSAYS, records
 from reinfuse.fits.cohort import cohort_from_frame
+from reinfuse.model.densities import Family
 from reinfuse.model.errors import ReinfuseError
 
 COHORT = """ID,TIME,EVID,AMT,PRODUCT,DVID,DV,CENS,LLOQ
@@ -44,7 +45,7 @@ def cohort():
 
 def listed(taken):
     return [
-        (int(p), float(t), str(d), FAMILY(int(f)).name, float(v), str(product))
+        (int(p), float(t), str(d), Family(int(f)).name, float(v), str(product))
         for p, t, d, f, v, product in zip(
             taken.patient, taken.time, taken.dvid, taken.family, taken.value, taken.product, strict=True
         )
@@ -53,12 +54,12 @@ def listed(taken):
 
 def test_the_codes_are_those_of_the_kernel():
     assert ASSAYS == ("transgene", "cart", "sbcma", "mprotein", "progression", "death")
-    assert [int(code) for code in FAMILY] == [0, 1, 2, 3, 4]
+    assert [int(code) for code in Family] == [0, 1, 2, 3, 4]
 
 
 def test_records(cohort):
     taken = records(cohort)
-    quantified, below, above, event, no_event = (code.name for code in FAMILY)
+    quantified, below, above, event, no_event = (code.name for code in Family)
     assert listed(taken) == [
         (0, 0.0, "sbcma", quantified, 300.0, "ide-cel"),
         (0, 7.0, "transgene", quantified, 90000.0, "ide-cel"),

@@ -107,17 +107,3 @@ class TestSites:
         for i in range(N):
             precision = coordinates.sites.precision[i] + np.diag(np.exp(-2.0 * h[layout.log_sd]))
             np.testing.assert_allclose(roots[i] @ roots[i].T, np.linalg.inv(precision), rtol=1e-10)
-
-
-class TestWhitening:
-    def test_draws_become_white_and_patients_stay_where_they_were(self, layout, coordinates):
-        rng = np.random.default_rng(3)
-        u = 2.0 + rng.standard_normal((20000, D)) @ np.linalg.cholesky(spd(rng, D)).T
-        moved = coordinates.whitened(u)
-        h = coordinates.centre + u @ coordinates.scale.T
-        white = np.linalg.solve(moved.scale, (h - moved.centre).T).T
-        np.testing.assert_allclose(white.mean(axis=0), 0.0, atol=0.01)
-        np.testing.assert_allclose(np.cov(white.T), np.eye(D), atol=0.02)
-        x = rng.standard_normal(SIZE)
-        x[layout.hyper] = coordinates.centre + 0.1
-        np.testing.assert_allclose(moved.contract(x)[D:], coordinates.contract(x)[D:], atol=1e-10)

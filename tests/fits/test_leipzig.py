@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from reinfuse.fits.assays import FAMILY, records
+from reinfuse.fits.assays import records
 from reinfuse.fits.cohort import cohort_from_frame, read_cohort, summarise, write_cohort
 from reinfuse.fits.converters.leipzig import convert_leipzig
+from reinfuse.model.densities import Family
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.scripts.main import build
 
@@ -269,8 +270,8 @@ class TestRealCohort:
         assert np.isinf(follow_up.loc["cilta-cel", "pfs_median"])
         taken = records(cohort)
         progressions = taken.family[taken.dvid == "progression"]
-        assert int((progressions == FAMILY.EVENT).sum()) == 19
-        assert int((progressions == FAMILY.NO_EVENT).sum()) == 33
+        assert int((progressions == Family.EVENT).sum()) == 19
+        assert int((progressions == Family.NO_EVENT).sum()) == 33
 
     def test_samples_after_progression_stay_out_of_the_records(self, cohort):
         flagged = cohort.observations[cohort.after_progression]["DVID"].value_counts().to_dict()
