@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from reinfuse.model.kernels.lanes import WIDTH
 
 from .coordinates import Coordinates, Floats, LogDensity
-from .geometry import Posterior
+from .geometry import Posterior, leapfrog
 
 type Tick = Callable[[int], None]
 
@@ -160,16 +160,11 @@ class Sampler:
         density = self.posterior.conditional(self.h, further)
         value, gradient = density(self.b)
         momentum = self.rng.standard_normal(self.b.shape)
-        step = (self.steps.step * self.rng.uniform(0.8, 1.2, n))[:, None]
-        p, y, g, v = momentum, self.b, gradient, value
-        with np.errstate(over="ignore", invalid="ignore"):  # trajectories that run away are rejected below
-            for _ in range(PATIENT_LEAPFROGS):
-                p = p + 0.5 * step * np.einsum("nqr,nq->nr", root, g)
-                y = y + step * np.einsum("nqr,nr->nq", root, p)
-                v, g = density(y)
-                p = p + 0.5 * step * np.einsum("nqr,nq->nr", root, g)
+        step = self.steps.step * self.rng.uniform(0.8, 1.2, n)
+        y, p, v, _ = leapfrog(density, self.b, gradient, momentum, step, root, PATIENT_LEAPFROGS)
+        with np.errstate(over="ignore", invalid="ignore"):
             error = value - 0.5 * (momentum**2).sum(axis=1) - v + 0.5 * (p**2).sum(axis=1)
-        error = np.where(np.isfinite(error), error, np.inf)
+        error = np.where(np.isnan(error), np.inf, error)  # minus infinity: away from a start without a density
         chance = np.exp(np.minimum(-error, 0.0))
         accepted = self.rng.uniform(size=n) < chance
         if further is not None:
@@ -326,7 +321,7 @@ class Sampler:
                 break
             p = p + 0.5 * step * (mass_root.T @ g)
         error = value - 0.5 * float(momentum @ momentum) - v + 0.5 * float(p @ p)
-        error = error if np.isfinite(error) else np.inf
+        error = np.inf if np.isnan(error) else error
         return delta, float(np.exp(min(-error, 0.0))), error
 
     def move_shared(self, tune: bool) -> tuple[float, int]:

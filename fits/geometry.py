@@ -114,6 +114,46 @@ class Posterior:
         return value, by_b, by_h
 
 
+def leapfrog(
+    density: Callable[[Floats], tuple[Floats, Floats]],
+    b: Floats,
+    gradient: Floats,
+    momentum: Floats,
+    step: Floats,
+    root: Floats,
+    count: int,
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Hamiltonian trajectories of all patients' deviations, each with its own step and scale.
+
+    Parameters
+    ----------
+    density
+        Each patient's log density (n,) and its gradient (n, q) at deviations (n, q).
+    b, gradient, momentum
+        (n, q) where the trajectories begin.
+    step
+        (n,) step sizes.
+    root
+        (n, q, q) scales: roots of the inverse masses.
+    count
+        Number of steps.
+
+    Returns
+    -------
+    b, momentum, value, gradient
+        At the end; a trajectory that ran away has a value that is not finite.
+    """
+    h = step[:, None]
+    p, g, value = momentum, gradient, np.empty(0)
+    with np.errstate(over="ignore", invalid="ignore"):  # whoever runs away is rejected by its energy
+        for _ in range(count):
+            p = p + 0.5 * h * np.einsum("nqr,nq->nr", root, g)
+            b = b + h * np.einsum("nqr,nr->nq", root, p)
+            value, g = density(b)
+            p = p + 0.5 * h * np.einsum("nqr,nq->nr", root, g)
+    return b, p, value, g
+
+
 @dataclass
 class Explorer:
     """Per-patient Hamiltonian Monte Carlo, all patients at once."""
@@ -128,23 +168,18 @@ class Explorer:
         n, q = self.b.shape
         kept, scores = np.empty((draws, n, q)), np.empty((draws, n, h.size))
         value, gradient, by_h = self.posterior.patients(h, self.b)
+        density = self.posterior.conditional(h)
         for draw in range(draws):
             momentum = rng.standard_normal((n, q))
-            energy = value - 0.5 * (momentum**2).sum(axis=1)
-            x, p, g = self.b.copy(), momentum.copy(), gradient
-            jitter = self.step * rng.uniform(0.8, 1.2, n)
-            v, s = value, by_h
-            for _ in range(LEAPFROGS):
-                p = p + 0.5 * jitter[:, None] * np.einsum("nqr,nq->nr", self.mass_root, g)
-                x = x + jitter[:, None] * np.einsum("nqr,nr->nq", self.mass_root, p)
-                v, g, s = self.posterior.patients(h, x)
-                p = p + 0.5 * jitter[:, None] * np.einsum("nqr,nq->nr", self.mass_root, g)
-            chance = np.exp(np.minimum(v - 0.5 * (p**2).sum(axis=1) - energy, 0.0))
-            chance = np.where(np.isfinite(chance), chance, 0.0)
+            step = self.step * rng.uniform(0.8, 1.2, n)
+            x, p, v, g = leapfrog(density, self.b, gradient, momentum, step, self.mass_root, LEAPFROGS)
+            with np.errstate(over="ignore", invalid="ignore"):
+                gain = v - 0.5 * (p**2).sum(axis=1) - value + 0.5 * (momentum**2).sum(axis=1)
+            chance = np.exp(np.minimum(np.where(np.isnan(gain), -np.inf, gain), 0.0))
             taken = rng.uniform(size=n) < chance
             self.b = np.where(taken[:, None], x, self.b)
             value, gradient = np.where(taken, v, value), np.where(taken[:, None], g, gradient)
-            by_h = np.where(taken[:, None], s, by_h)
+            by_h = np.where(taken[:, None], self.posterior.patients(h, self.b)[2], by_h)
             self.step = np.clip(self.step * np.exp(0.15 * (chance - 0.75)), 1e-3, 1.2)
             kept[draw], scores[draw] = self.b, by_h
         return kept, scores

@@ -19,7 +19,7 @@ from reinfuse.model.equations.bcma import IMMUNOFIXATION
 from .assays import ASSAYS
 from .comparison import FEWEST_TO_SMOOTH
 from .coordinates import Coordinates
-from .geometry import Posterior
+from .geometry import Posterior, leapfrog
 from .population import estimated
 from .problem import Problem
 from .results import DEGREES, Draws, observed, simulate_draws
@@ -150,17 +150,12 @@ def _conditional_draw(
     b = start
     value, gradient = density(b)
     for _ in range(TRAJECTORIES):
-        p: Any = rng.standard_normal(b.shape)
-        energy = value - 0.5 * (p**2).sum(axis=1)
-        step: Any = STEP * np.asarray(rng.uniform(0.3, 1.2, b.shape[0]))[:, None]
-        y, g, v = b, gradient, value
+        momentum = rng.standard_normal(b.shape)
+        step = np.asarray(STEP * rng.uniform(0.3, 1.2, b.shape[0]))
+        y, p, v, g = leapfrog(density, b, gradient, momentum, step, root, LEAPFROGS)
         with np.errstate(over="ignore", invalid="ignore"):
-            for _ in range(LEAPFROGS):
-                p = p + 0.5 * step * np.einsum("nqr,nq->nr", root, g)
-                y = y + step * np.einsum("nqr,nr->nq", root, p)
-                v, g = density(y)
-                p = p + 0.5 * step * np.einsum("nqr,nq->nr", root, g)
-            taken = np.log(rng.uniform(size=b.shape[0])) < v - 0.5 * (p**2).sum(axis=1) - energy
+            gain = v - 0.5 * (p**2).sum(axis=1) - value + 0.5 * (momentum**2).sum(axis=1)
+            taken = np.log(rng.uniform(size=b.shape[0])) < gain
         b = np.where(taken[:, None], y, b)
         value, gradient = np.where(taken, v, value), np.where(taken[:, None], g, gradient)
     return b

@@ -229,7 +229,3 @@ class TestGeneratedText:
         )
         kept = names(plain)
         assert (kept["states"], kept["held"], kept["events"], kept["parameters"]) == (("x",), (), (), ("k",))
-
-
-def test_values_become_attributes():
-    assert builder.namespace({"a": 1.0}).a == 1.0
