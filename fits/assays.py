@@ -6,7 +6,7 @@ the share of PD-1+ cells follows the model's exhausted state only weakly (rho 0.
 CAR+ cells of the Leipzig cohort).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,12 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from reinfuse.model.densities import Family
+from reinfuse.model.equations.bcma import IMMUNOFIXATION
 from reinfuse.model.errors import ReinfuseError
 
 from .cohort import Cohort
 
 #: Kinds of record; a record's `kind` is its index here.
 ASSAYS: Final = ("transgene", "cart", "sbcma", "mprotein", "progression", "death")
+
+#: Added before the logarithm is taken, by assay, in its unit; 0 for those not named.
+LOG_OFFSET: Final[Mapping[str, float]] = {"mprotein": IMMUNOFIXATION}
 
 _BLOOD_CAR: Final = ("transgene", "cart")
 
@@ -171,3 +175,8 @@ def _families(
     event = np.where(given == 1, int(Family.EVENT), int(Family.NO_EVENT))
     sampled = np.select([cens == 1, cens == -1], [int(Family.BELOW), int(Family.ABOVE)], int(Family.QUANTIFIED))
     return np.where(is_event, event, sampled).astype(np.int64)
+
+
+def log_offset(dvid: Sequence[str] | npt.NDArray[np.str_]) -> npt.NDArray[np.float64]:
+    """What is added to values and predictions of each assay before their logarithm, shape of ``dvid``."""
+    return np.array([LOG_OFFSET.get(str(name), 0.0) for name in dvid], dtype=np.float64)

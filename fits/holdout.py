@@ -14,9 +14,7 @@ import xarray as xr
 from arviz_stats.base import array_stats
 from numpy.typing import NDArray
 
-from reinfuse.model.equations.bcma import IMMUNOFIXATION
-
-from .assays import ASSAYS
+from .assays import ASSAYS, LOG_OFFSET
 from .comparison import FEWEST_TO_SMOOTH
 from .coordinates import Coordinates
 from .geometry import Posterior, leapfrog
@@ -123,7 +121,7 @@ def forecast(
     for column, row in enumerate(late.tolist()):
         patient, name = index[str(rows["patient"].values[row])], str(rows["dvid"].values[row])
         at = int(np.searchsorted(times, rows["time"].values[row]))
-        offset = IMMUNOFIXATION if name == "mprotein" else 0.0
+        offset = LOG_OFFSET.get(name, 0.0)
         prediction[:, column] = np.log(simulated[name][chosen[:, patient], patient, at] + offset)
         sigma[:, column] = sigmas[chosen[:, patient], ASSAYS.index(name)]
     kept = rows.isel(observation=late).rename({"observation": "row"})

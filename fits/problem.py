@@ -6,7 +6,7 @@ kernel. The individual parameters of all patients form one matrix ``theta``; `Co
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -28,7 +28,7 @@ from reinfuse.model.parameters import (
 )
 from reinfuse.model.schedule import FAR, events, slot_parameters
 
-from .assays import ASSAYS, Records, records
+from .assays import ASSAYS, Padded, Records, log_offset, records
 from .cohort import Cohort
 
 type Floats = NDArray[np.float64]
@@ -109,8 +109,8 @@ class Problem:
         Product effects.
     base
         (n, columns) theta at prior medians, with each patient's own course.
-    first_product, slot_products
-        Product of the first infusion (n,), and of every slot (n, slots); "" where not infused.
+    slot_products
+        Product of every infusion (n, slots); "" where not infused.
     order, ev_time, ev_code, n_ev, ob_time, ob_kind, ob_family, ob_value, n_ob
         The kernel's arrays; assay values on the log scale.
     observed
@@ -156,9 +156,10 @@ class Problem:
 
 
 def courses(cohort: Cohort) -> tuple[list[ResolvedInfusion], NDArray[np.str_], dict[str, Floats]]:
-    """The infusions of all patients as one course of arrays, the products by slot, and their parameters.
+    """When everyone is infused, the products by slot (n, slots), and all parameters that carry an infusion's number.
 
-    Patients may have different products in the same slot; the course is resolved product by product and merged.
+    Patients may have different products in the same slot; their parameters are resolved one sequence of products at a
+    time and merged. The course returned is for its days alone: its products are those of no patient in particular.
     """
     table = cohort.infusions
     n, slots = cohort.n_patients, cohort.max_infusions
@@ -173,7 +174,6 @@ def courses(cohort: Cohort) -> tuple[list[ResolvedInfusion], NDArray[np.str_], d
         dose[i, j] = float(rows["AMT"])
     merged: dict[str, Floats] = {}
     sequences = np.unique(product, axis=0)
-    course: list[ResolvedInfusion] = []
     for sequence in sequences:
         mine = np.flatnonzero((product == sequence).all(axis=1))
         infusions = [
@@ -185,17 +185,14 @@ def courses(cohort: Cohort) -> tuple[list[ResolvedInfusion], NDArray[np.str_], d
             )
             for j, name in enumerate(sequence)
         ]
-        resolved = resolve(infusions)
-        for name, value in slot_parameters(resolved, "real").items():
+        for name, value in slot_parameters(resolve(infusions), "real").items():
             merged.setdefault(name, np.full(n, np.nan))[mine] = value
-        if len(resolved) > len(course):
-            course = resolved
     everyone = [Infusion(product=str(sequences[-1][0]), day=day[:, j]) for j in range(slots)]
     return resolve(everyone), product, merged
 
 
-def competing_deaths(rec: Records, infused: Sequence[Floats]) -> tuple[Floats, Integers]:
-    """Times and families of the records, with death as an event that competes with progression.
+def competing_deaths(rec: Records) -> Records:
+    """The records with death as an event that competes with progression.
 
     A death after progression is not a death without relapse: its record becomes "free of it until the last progression
     record of the patient". A patient without any progression record keeps the record of death as it is.
@@ -211,7 +208,7 @@ def competing_deaths(rec: Records, infused: Sequence[Floats]) -> tuple[Floats, I
         if relapsed or time[row] > rec.time[last]:
             family[row] = Family.NO_EVENT
             time[row] = rec.time[last]
-    return time, family
+    return replace(rec, time=time, family=family)
 
 
 def pose(cohort: Cohort, specification: Specification | None = None, *, tolerance: float = TOLERANCE) -> Problem:
@@ -273,10 +270,9 @@ def pose(cohort: Cohort, specification: Specification | None = None, *, toleranc
         base[:, c] = slot_values[name] if name in own else REAL_COHORT[name].median
     base = np.where(np.isnan(base), 1.0, base)
 
-    time, family = competing_deaths(rec, [item.day for item in course])
-    ob_time, ob_kind, ob_family, ob_value, n_ob = _pad(rec, time, family, present)
+    taken = _compare(competing_deaths(rec), present)
     ev_time, ev_code, n_ev = events(course, n, compiled.events)
-    last = np.where(n_ob > 0, ob_time[np.arange(n), np.maximum(n_ob - 1, 0)], 0.0)
+    last = np.where(taken.n_obs > 0, taken.time[np.arange(n), np.maximum(taken.n_obs - 1, 0)], 0.0)
     return Problem(
         kernel=compiled,
         specification=specification,
@@ -290,11 +286,11 @@ def pose(cohort: Cohort, specification: Specification | None = None, *, toleranc
         ev_time=ev_time,
         ev_code=ev_code,
         n_ev=n_ev,
-        ob_time=ob_time,
-        ob_kind=ob_kind,
-        ob_family=ob_family,
-        ob_value=ob_value,
-        n_ob=n_ob,
+        ob_time=taken.time,
+        ob_kind=taken.kind,
+        ob_family=taken.family,
+        ob_value=taken.value,
+        n_ob=taken.n_obs,
         observed=rec,
         occasions=occasions,
         fixed=fixed,
@@ -331,21 +327,16 @@ def _population(present: Sequence[str], products: Sequence[str], off: Mapping[st
     return result
 
 
-def _pad(
-    rec: Records, time: Floats, family: Integers, present: Sequence[str]
-) -> tuple[Floats, Integers, Integers, Floats, Integers]:
-    """Records as rectangles, sorted by time within each patient; assay values become logarithms."""
-    order = np.lexsort((rec.kind, time, rec.patient))
-    patient = rec.patient[order]
-    n_ob = np.bincount(patient, minlength=rec.n_patients).astype(np.int64)
-    column = np.arange(patient.size) - np.concatenate([[0], np.cumsum(n_ob)[:-1]])[patient]
-    shape = (rec.n_patients, max(int(n_ob.max(initial=0)), 1))
-    ob_time, ob_value = np.zeros(shape), np.zeros(shape)
-    ob_kind, ob_family = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-    code = np.array([present.index(a) if a in present else -1 for a in ASSAYS])
-    offset = np.where(rec.kind == ASSAYS.index("mprotein"), bcma.IMMUNOFIXATION, 0.0)
-    ob_time[patient, column] = time[order]
-    ob_kind[patient, column] = code[rec.kind[order]]
-    ob_family[patient, column] = family[order]
-    ob_value[patient, column] = np.log(rec.value + offset)[order]
-    return ob_time, ob_kind, ob_family, ob_value, n_ob
+def _compare(rec: Records, present: Sequence[str]) -> Padded:
+    """Records as rectangles in the kernel's terms: its kinds, and logarithms of assay values."""
+    order = np.lexsort((rec.kind, rec.time, rec.patient))
+    kind = np.array([present.index(a) if a in present else -1 for a in ASSAYS])[rec.kind]
+    columns: dict[str, Any] = {
+        "patient": rec.patient,
+        "time": rec.time,
+        "kind": kind,
+        "family": rec.family,
+        "dvid": rec.dvid,
+    }
+    columns |= {"value": np.log(rec.value + log_offset(rec.dvid)), "product": rec.product}
+    return replace(rec, **{name: column[order] for name, column in columns.items()}).padded()

@@ -8,10 +8,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from reinfuse.model.densities import Family
-from reinfuse.model.equations.bcma import EARLY, IMMUNOFIXATION
+from reinfuse.model.equations.bcma import EARLY
 from reinfuse.model.parameters import REAL_COHORT, from_transformed, to_transformed
 
-from .assays import ASSAYS
+from .assays import ASSAYS, log_offset
 from .coordinates import Layout
 from .likelihood_op import loglik_and_gradient
 from .population import OCCASION_LOG_SD, OCCASION_SD, design, estimated
@@ -164,7 +164,7 @@ def predictions(problem: Problem, draws: Draws, rng: np.random.Generator) -> xr.
         prediction[:, i] = simulated[name][:, rec.patient[row], column[i]]
         scale = [draws.population[c, k, labels.index(f"sigma_{name}")] for c, k in chosen]
         sigma[:, i] = np.exp(scale)
-    offset = np.where(rec.kind[rows] == ASSAYS.index("mprotein"), IMMUNOFIXATION, 0.0)
+    offset = log_offset(rec.dvid[rows])
     noise = rng.standard_t(DEGREES, size=prediction.shape)
     prediction = np.log(prediction + offset)
     y = prediction + sigma * noise

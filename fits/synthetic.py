@@ -30,7 +30,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reinfuse.model.course import Infusion
-from reinfuse.model.equations.bcma import EARLY, IMMUNOFIXATION
+from reinfuse.model.equations.bcma import EARLY
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.parameters import (
     PRODUCT_ASSAY,
@@ -44,6 +44,7 @@ from reinfuse.model.parameters import (
 from reinfuse.model.products import PRODUCTS
 from reinfuse.model.simulate import Status, simulate_population
 
+from .assays import LOG_OFFSET
 from .cohort import cohort_from_frame, write_cohort
 from .cohort_terms import ASSAY_TABLE, COLUMNS
 
@@ -476,7 +477,7 @@ def _measurable(taken: Sequence[_Sample], protein: Sequence[_Sample]) -> bool:
 def _measured(rng: np.random.Generator, assay: str, day: float, curves: Mapping[str, Floats], limit: float) -> _Sample:
     """One sample with residual error, censored at the limit or at the top of the assay's range."""
     residual = REAL_COHORT[f"sigma_{assay}"].median * rng.standard_t(RESIDUAL_DEGREES)
-    offset = IMMUNOFIXATION if assay == "mprotein" else 0.0
+    offset = LOG_OFFSET.get(assay, 0.0)
     value = float(f"{(curves[assay][int(day)] + offset) * np.exp(residual) - offset:.4g}")
     highest = ASSAY_TABLE[assay].highest
     if value < limit:

@@ -13,15 +13,12 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from reinfuse.model.equations.bcma import IMMUNOFIXATION
 from reinfuse.model.errors import ReinfuseError
 
+from ..assays import LOG_OFFSET, log_offset
 from . import scores
 
 Array = npt.NDArray[np.float64]
-
-OFFSETS: Final[Mapping[str, float]] = {"mprotein": IMMUNOFIXATION}
-"""Added before the logarithm (g/dL): M-protein reaches zero, the others are censored before they do."""
 
 WINDOWS: Final[tuple[tuple[float, str], ...]] = (
     (0.5, "day 0 or before"),
@@ -41,7 +38,7 @@ FEWEST: Final = 3
 
 def to_log(value: npt.ArrayLike, dvid: npt.ArrayLike) -> Array:
     """Return values of an assay on the scale of its residual error, ln(value + offset of the assay)."""
-    offset = np.array([OFFSETS.get(str(name), 0.0) for name in np.asarray(dvid)])
+    offset = log_offset(np.asarray(dvid))
     return np.asarray(np.log(np.maximum(np.asarray(value, dtype=float) + offset, np.finfo(float).tiny)))
 
 
@@ -195,7 +192,7 @@ def median_table(tree: xr.DataTree, observations: pd.DataFrame) -> pd.DataFrame:
         medians = np.median(np.maximum(draws[:, rows.index.to_numpy()], floor), axis=1)
         above, below = float((medians >= seen).mean()), float((medians <= seen).mean())
         low, middle, high = np.quantile(medians, [0.025, 0.5, 0.975])
-        offset = OFFSETS.get(str(dvid), 0.0)
+        offset = LOG_OFFSET.get(str(dvid), 0.0)
         lines.append(
             {
                 "dvid": dvid,

@@ -46,7 +46,8 @@ def death_of(*events):
     """Family and day of one patient's record of death, from (day, kind, DV)."""
     rows = [("P", 0, "ide-cel", None), ("P", 7, "cart", 20.0)]
     rec = records(cohort_from_frame(frame([*rows, *(("P", day, kind, dv) for day, kind, dv in events)])))
-    time, family = competing_deaths(rec, [])
+    made = competing_deaths(rec)
+    time, family = made.time, made.family
     (row,) = np.flatnonzero(rec.kind == ASSAYS.index("death"))
     untouched = rec.kind != ASSAYS.index("death")
     np.testing.assert_array_equal(time[untouched], rec.time[untouched])
@@ -93,7 +94,8 @@ class TestCompetingDeaths:
             ("P", 400, "death", 1),
         ]
         rec = records(cohort_from_frame(frame(rows)))
-        time, family = competing_deaths(rec, [])
+        made = competing_deaths(rec)
+        time, family = made.time, made.family
         (row,) = np.flatnonzero(rec.kind == ASSAYS.index("death"))
         assert (family[row], time[row]) == (Family.EVENT, 400.0)
 
@@ -102,7 +104,8 @@ class TestRecords:
     def test_rectangles_hold_every_record_once_sorted_by_time(self, either):
         problem, rec = either.problem, either.problem.observed
         assert int(problem.n_ob.sum()) == len(rec)
-        time, family = competing_deaths(rec, [])
+        made = competing_deaths(rec)
+        time, family = made.time, made.family
         kinds = [problem.kernel.kinds.index(name) for name in rec.dvid]
         offset = np.where(rec.dvid == "mprotein", IMMUNOFIXATION, 0.0)
         value = np.log(rec.value + offset)
