@@ -93,7 +93,7 @@ def gradient_seconds(n: int) -> tuple[float, float]:
     def adjoint() -> None:
         kernel.module.loglik_grad(
             np.arange(n), theta, events, codes, count, days, kind, family, np.full((n, 5), 3.0), observed,
-            1e-6, 2000, loglik, grad, status,
+            1e-6, 2000, True, loglik, grad, status,
         )  # fmt: skip
 
     def value() -> None:

@@ -5,8 +5,7 @@ independent. A sweep has four moves, each of which leaves the posterior invarian
 
 1. *Patients*: each takes a Hamiltonian trajectory of its deviations given the population, all in one kernel call, with
    its own step size and its own acceptance. Patients whose geometry allows only short steps take further ones. Then
-   each takes random steps along differences of its own warm-up states (differential evolution with a fixed archive, ter
-   Braak & Vrugt 2008), which follow ridges and jump between modes.
+   each jumps, by its own states of the warm-up (see `Archive`) or within its prior.
 2. *Spread*: given every patient's own parameters (population value plus deviation), the likelihood no longer speaks:
    population values that vary between patients are a Gaussian regression (drawn exactly), the spreads omega one
    dimensional (Metropolis steps from a close approximation). This costs no solve.
@@ -31,23 +30,23 @@ from numpy.typing import NDArray
 
 from reinfuse.model.kernels.lanes import WIDTH
 
+from .archive import Archive, within_prior
 from .coordinates import Coordinates, Floats, LogDensity
-from .geometry import Posterior, leapfrog
+from .geometry import Posterior
 
 type Tick = Callable[[int], None]
 
 PATIENT_LEAPFROGS: Final = 5
 PATIENT_LONGEST: Final = 0.45  # of a step, in units of a patient's site: a trajectory of about 2
-SHARED_LEAPFROGS: Final = 6
-SHARED_LONGEST: Final = 0.4
+SHARED_LEAPFROGS: Final = 4
+SHARED_LONGEST: Final = 0.6
 SCALE_LEAPFROGS: Final = 4
 SCALE_LONGEST: Final = 0.5
 TARGET: Final = 0.85  # acceptance
 HARD: Final = 0.3  # patients with shorter steps take further trajectories
-FURTHER: Final = 4
+FURTHER: Final = 2
 SPREAD_STEPS: Final = 3
-DIFFERENCE_STEPS: Final = 5
-DIFFERENCE_JITTER: Final = 0.02  # sd of the noise added to a difference, in units of the prior's
+JUMPS: Final = 2  # of each kind
 DIVERGENT: Final = 1000.0  # energy error that counts as a divergence, as in Stan
 CURVATURE_STEP: Final = 1e-3
 
@@ -121,6 +120,14 @@ def regressions(posterior: Posterior) -> list[Regression]:
     return found
 
 
+@dataclass(frozen=True)
+class Following:
+    """What moves with the shared values: population values (moved, shared), patients' deviations (n, q, shared)."""
+
+    population: Floats
+    deviations: Floats
+
+
 @dataclass
 class Sampler:
     """One chain: population ``h``, deviations ``b``, and what it has learnt."""
@@ -135,35 +142,54 @@ class Sampler:
     shared_step: DualAveraging
     scale_step: DualAveraging
     models: list[Regression] = field(init=False)
-    centres: list[tuple[int, int]] = field(init=False)
+    carriers: Floats = field(init=False)
     freedom: Floats = field(init=False)
-    archive: list[Floats] = field(default_factory=list, init=False)
+    archive: Archive | None = field(default=None, init=False)
     shared: NDArray[np.int64] = field(init=False)
+    moved: NDArray[np.int64] = field(init=False)
     mass_root: Floats = field(init=False)
+    _known: tuple[Floats, Floats] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.models = regressions(self.posterior)
-        moved = np.concatenate([m.columns for m in self.models] + [self.posterior.log_sd]).astype(np.int64)
-        self.shared = np.setdiff1d(np.arange(self.h.size), moved)
+        self.moved = np.concatenate([m.columns for m in self.models]).astype(np.int64)
+        self.shared = np.setdiff1d(np.arange(self.h.size), np.concatenate([self.moved, self.posterior.log_sd]))
+        self.carriers = np.zeros((*self.b.shape, self.moved.size))
+        at = 0
+        for model in self.models:
+            self.carriers[:, model.effect, at : at + model.columns.size] = model.matrix
+            at += model.columns.size
         self.mass_root = np.eye(self.shared.size)
-        self.centres = [(m.effect, int(m.columns[0])) for m in self.models if m.columns.size]
         prior = np.exp(-2.0 * self.h[self.posterior.log_sd])
         covariance = np.linalg.inv(self.coordinates.sites.precision + np.diag(prior))
         self.freedom = np.clip(np.einsum("nqq->nq", covariance) * prior, 0.0, 1.0)
 
     # ------------------------------------------------------------------ patients
 
-    def patients(self, tune: bool, further: NDArray[np.int64] | None = None) -> tuple[Floats, int]:
+    def place(self, h: Floats, b: Floats) -> None:
+        """Go to a state of which nothing is known yet."""
+        self.h, self.b, self._known = h, b, None
+
+    def _likelihood(self) -> tuple[Floats, Floats]:
+        """Log-likelihood and slope where the chain stands."""
+        if self._known is None:
+            self._known = self.posterior.conditional(self.h).likelihood(self.b)
+        return self._known
+
+    def patients(
+        self, tune: bool, further: NDArray[np.int64] | None = None, root: Floats | None = None
+    ) -> tuple[Floats, int]:
         """A trajectory of every patient's deviations (or of some patients'), given the population."""
         n, _ = self.b.shape
-        root = self.coordinates.roots(self.h)
+        root = self.coordinates.roots(self.h) if root is None else root
+        loglik, slope = self._likelihood()
         density = self.posterior.conditional(self.h, further)
-        value, gradient = density(self.b)
         momentum = self.rng.standard_normal(self.b.shape)
         step = self.steps.step * self.rng.uniform(0.8, 1.2, n)
-        y, p, v, _ = leapfrog(density, self.b, gradient, momentum, step, root, PATIENT_LEAPFROGS)
+        y, p, new, new_slope = density.trajectory(self.b, slope, momentum, step, root, PATIENT_LEAPFROGS)
         with np.errstate(over="ignore", invalid="ignore"):
-            error = value - 0.5 * (momentum**2).sum(axis=1) - v + 0.5 * (p**2).sum(axis=1)
+            error = density.value(self.b, loglik) - density.value(y, new)
+            error += 0.5 * (p**2).sum(axis=1) - 0.5 * (momentum**2).sum(axis=1)
         error = np.where(np.isnan(error), np.inf, error)  # minus infinity: away from a start without a density
         chance = np.exp(np.minimum(-error, 0.0))
         accepted = self.rng.uniform(size=n) < chance
@@ -173,31 +199,26 @@ class Sampler:
             accepted &= mine
             error = np.where(mine, error, 0.0)
         self.b = np.where(accepted[:, None], y, self.b)
+        self._known = np.where(accepted, new, loglik), np.where(accepted[:, None], new_slope, slope)
         if tune and further is None:
             self.steps.update(chance)
         return chance, int((error > DIVERGENT).sum())
 
-    def differences(self) -> None:
-        """Random steps of every patient along the differences of its warm-up states."""
-        n, q = self.b.shape
-        count = len(self.archive)
-        if count < 4 * q:
+    def jumps(self) -> None:
+        """Metropolis steps of every patient that need no smooth path: along ridges, over plateaus, between modes."""
+        if self.archive is None:
             return
-        archive = np.asarray(self.archive)
+        n = len(self.b)
         density = self.posterior.conditional(self.h)
-        value, _ = density(self.b)
-        each = np.arange(n)
-        noise = DIFFERENCE_JITTER * np.exp(self.h[self.posterior.log_sd])
-        for _ in range(DIFFERENCE_STEPS):
-            first, second = self.rng.integers(count, size=n), self.rng.integers(count, size=n)
-            length = np.where(self.rng.uniform(size=n) < 0.2, 1.0, self.rng.uniform(0.2, 0.8, n))[:, None]
-            step = length * (archive[first, each] - archive[second, each])
-            proposal = self.b + step + noise * self.rng.standard_normal((n, q))
+        loglik, _ = self._likelihood()
+        for propose in (self.archive.jump, self.archive.difference, within_prior) * JUMPS:
+            proposal, ratio = propose(self.b, np.exp(self.h[self.posterior.log_sd]), self.rng)
+            new = density.loglik(proposal)
             with np.errstate(over="ignore", invalid="ignore"):
-                new, _ = density(proposal)
-                accepted = np.log(self.rng.uniform(size=n)) < new - value
+                accepted = np.log(self.rng.uniform(size=n)) < new - loglik + ratio
             self.b = np.where(accepted[:, None], proposal, self.b)
-            value = np.where(accepted, new, value)
+            loglik = np.where(accepted, new, loglik)
+        self._known = None
 
     # ------------------------------------------------------------------ spread
 
@@ -251,54 +272,57 @@ class Sampler:
 
     # ------------------------------------------------------------------ shared
 
-    def _sheared(self, delta: Floats, response: Floats) -> tuple[Floats, Floats]:
-        """The state after a step of the shared values, with the patients' own values following."""
+    def _following(self) -> Following:
+        """How everything else follows the shared values, were the posterior Gaussian around the sites.
+
+        Patient ``i`` given the population: ``T_i b_i = -F_i shared - P_i X_i gamma`` with ``T_i = P_i + prior``. The
+        population values gamma of the random effects, given the patients: ``sum_i X_i' prior b_i = prior of gamma``.
+        """
+        sites, moved = self.coordinates.sites, self.moved
+        prior = np.exp(-2.0 * self.h[self.posterior.log_sd])
+        total = sites.precision + np.diag(prior)
+        by_shared = -np.linalg.solve(total, sites.cross[:, :, self.shared])
+        by_moved = -np.linalg.solve(total, sites.precision @ self.carriers)
+        pull = self.carriers * prior[:, None]
+        inner = np.diag(self.posterior.prior_sd[moved] ** -2) - np.einsum("nqc,nqd->cd", pull, by_moved)
+        population = np.linalg.solve(inner, np.einsum("nqc,nqs->cs", pull, by_shared))
+        return Following(population, by_shared + by_moved @ population)
+
+    def _sheared(self, delta: Floats, following: Following) -> tuple[Floats, Floats]:
+        """The state after a step of the shared values."""
         h = self.h.copy()
         h[self.shared] += delta
-        move = np.einsum("nqs,s->nq", response, delta)
-        for effect, column in self.centres:
-            mean = float(move[:, effect].mean())
-            h[column] -= mean
-            move[:, effect] -= mean
-        return h, self.b - move
+        h[self.moved] += following.population @ delta
+        return h, self.b + following.deviations @ delta
 
-    def _shared_density(self, response: Floats) -> Callable[[Floats], tuple[float, Floats]]:
+    def _shared_density(self, following: Following) -> Callable[[Floats], tuple[float, Floats]]:
         lay = self.coordinates.layout
-        around, means = response.copy(), np.zeros((self.h.size, self.shared.size))
-        for effect, column in self.centres:
-            means[column] = response[:, effect].mean(axis=0)
-            around[:, effect] -= means[column]
 
         def evaluate(delta: Floats) -> tuple[float, Floats]:
-            h, b = self._sheared(delta, response)
+            h, b = self._sheared(delta, following)
             x = np.empty(lay.size)
             x[lay.hyper], x[lay.block] = h, b
             value, gradient = self.log_density(x)
             g_h, g_b = gradient[lay.hyper], gradient[lay.block]
-            return value, g_h[self.shared] - means.T @ g_h - np.einsum("nqs,nq->s", around, g_b)
+            slope = g_h[self.shared] + following.population.T @ g_h[self.moved]
+            return value, slope + np.einsum("nqs,nq->s", following.deviations, g_b)
 
         return evaluate
-
-    def _response(self) -> Floats:
-        """How each patient's deviations follow the shared values, (n, q, shared)."""
-        sites = self.coordinates.sites
-        total = sites.precision + np.diag(np.exp(-2.0 * self.h[self.posterior.log_sd]))
-        return np.asarray(np.linalg.solve(total, sites.cross[:, :, self.shared]))
 
     def learn_mass(self, states: list[tuple[Floats, Floats]]) -> None:
         """Mass of the shared move: its curvature, averaged over states."""
         size = self.shared.size
-        keep = self.h, self.b
+        keep = self.h, self.b, self._known
         curvature = np.zeros((size, size))
         for h, b in states:
-            self.h, self.b = h, b
-            density = self._shared_density(self._response())
+            self.place(h, b)
+            density = self._shared_density(self._following())
             for k in range(size):
                 e = np.zeros(size)
                 e[k] = CURVATURE_STEP * min(1.0, float(self.posterior.prior_sd[self.shared[k]]))
                 up, down = density(e)[1], density(-e)[1]
                 curvature[:, k] -= (up - down) / (2.0 * e[k])
-        self.h, self.b = keep
+        self.h, self.b, self._known = keep
         values, vectors = np.linalg.eigh(0.5 * (curvature + curvature.T) / len(states))
         floor = 1.0 / float(self.posterior.prior_sd[self.shared].max()) ** 2
         self.mass_root = vectors / np.sqrt(np.maximum(np.abs(values), floor))
@@ -326,11 +350,11 @@ class Sampler:
 
     def move_shared(self, tune: bool) -> tuple[float, int]:
         """A trajectory of the shared values; the patients follow."""
-        response = self._response()
-        density = self._shared_density(response)
+        following = self._following()
+        density = self._shared_density(following)
         delta, chance, error = self._trajectory(density, self.mass_root, self.shared_step, SHARED_LEAPFROGS)
         if self.rng.uniform() < chance:
-            self.h, self.b = self._sheared(delta, response)
+            self.place(*self._sheared(delta, following))
         if tune:
             self.shared_step.update(np.array([chance]))
         return chance, int(error > DIVERGENT)
@@ -358,7 +382,7 @@ class Sampler:
         width = np.diag(1.0 / np.sqrt(2.0 * self.b.shape[0] + self.posterior.prior_sd[places] ** -2))
         delta, chance, error = self._trajectory(density, width, self.scale_step, SCALE_LEAPFROGS)
         if self.rng.uniform() < chance:
-            self.h, self.b = state(delta)
+            self.place(*state(delta))
         if tune:
             self.scale_step.update(np.array([chance]))
         return chance, int(error > DIVERGENT)
@@ -368,21 +392,24 @@ class Sampler:
         chance, divergent = self.patients(tune)
         self.spread()
         hard = np.flatnonzero(self.steps.step < HARD)
-        if hard.size:
-            worst = hard[np.argsort(self.steps.step[hard])][: 2 * WIDTH].astype(np.int64)
+        worst = hard[np.argsort(self.steps.step[hard])][: 2 * WIDTH].astype(np.int64)
+        if worst.size:
+            root = self.coordinates.roots(self.h)
             for _ in range(FURTHER):
-                divergent += self.patients(False, worst)[1]
-        self.differences()
+                divergent += self.patients(False, worst, root)[1]
+        self.jumps()
         accepted, more = self.move_shared(tune)
+        divergent += more + self.patients(tune)[1]
         self.spread()
-        divergent += self.move_scale(tune)[1]
+        divergent += self.move_scale(tune)[1] + self.move_shared(tune)[1]
         divergent += self.patients(tune)[1]
         self.spread()
+        divergent += self.move_shared(tune)[1]
         return {
-            "diverging": float(divergent + more > 0),
-            "divergent_trajectories": float(divergent + more),
-            "trajectories": float(2 * self.b.shape[0] + FURTHER * min(hard.size, 2 * WIDTH) + 2),
-            "n_steps": float(SHARED_LEAPFROGS + SCALE_LEAPFROGS + 2 * PATIENT_LEAPFROGS + DIFFERENCE_STEPS),
+            "diverging": float(divergent > 0),
+            "divergent_trajectories": float(divergent),
+            "trajectories": float(3 * self.b.shape[0] + FURTHER * worst.size + 4),
+            "n_steps": float(3 * SHARED_LEAPFROGS + SCALE_LEAPFROGS + 3 * PATIENT_LEAPFROGS + 3 * JUMPS),
             "step_size": float(self.shared_step.step[0]),
             "mean_tree_accept": accepted,
             "patient_accept": float(chance.mean()),
@@ -421,7 +448,7 @@ def sample_chain(
     thin
         Sweeps per kept draw.
     tick
-        Told of each draw, warm-up included.
+        Told of sweeps done, warm-up included.
 
     Returns
     -------
@@ -447,10 +474,13 @@ def sample_chain(
     )
     chain.learn_mass([(chain.h, chain.b)])
     states: list[tuple[Floats, Floats]] = []
+    visited: list[Floats] = []
     for sweep in range(tune):
         chain.sweep(tune=True)
         if sweep >= tune // 4:
-            chain.archive.append(chain.b.copy())
+            visited.append(chain.b.copy())
+        if sweep + 1 in (tune // 2, 3 * tune // 4, tune):
+            chain.archive = Archive(np.array(visited))
         if sweep % max(1, tune // 24) == 0:
             states.append((chain.h.copy(), chain.b.copy()))
         if sweep + 1 in (tune // 6, tune // 2):
@@ -469,6 +499,6 @@ def sample_chain(
             statistics.setdefault(name, []).append(_over_sweeps(name, values))
         kept[draw, lay.hyper] = chain.h
         kept[draw, lay.block.ravel()] = chain.b.ravel()
-        tick(1)
+        tick(thin)
     columns = {name: (("draw",), np.array(values)) for name, values in statistics.items()}
     return xr.Dataset({"x": (("draw", "coordinate"), kept)} | columns)

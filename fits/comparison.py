@@ -6,7 +6,8 @@ Leaving a patient out is then Pareto-smoothed importance sampling over the draws
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
@@ -15,17 +16,30 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.special import gammaln, logsumexp
 
+from .conditional import Conditional
 from .coordinates import Coordinates
 from .geometry import Posterior
 from .results import Draws
 
 type Floats = NDArray[np.float64]
+type Integers = NDArray[np.int64]
 
 POPULATION_DRAWS: Final = 200
 DEVIATION_DRAWS: Final = 64
 DEGREES: Final = 5.0
 WIDER: Final = 1.2
+LEAST: Final = -1e3  # log-likelihood of a patient for whom every integral failed
 FEWEST_TO_SMOOTH: Final = 25  # draws: the tail that is smoothed is then five
+
+
+def spread_draws(draws: Draws, count: int) -> tuple[Integers, Floats, Floats]:
+    """At most ``count`` draws evenly spaced over a posterior: chain and draw (count, 2), population, deviations."""
+    chains, length = draws.population.shape[:2]
+    places = np.linspace(0, chains * length - 1, min(count, chains * length)).astype(int)
+    which = np.stack([places // length, places % length], axis=1)
+    c, k = which.T
+    h = np.concatenate([draws.population[c, k], draws.log_omega[c, k], draws.effect[c, k]], axis=1)
+    return which, h, draws.deviation[c, k]
 
 
 def integrated_loglik(
@@ -34,59 +48,90 @@ def integrated_loglik(
     draws: Draws,
     rng: np.random.Generator,
     tick: Callable[[int], None] = lambda _: None,
+    *,
+    cores: int = 1,
 ) -> Floats:
     """Log-likelihood of each patient given the population, deviations integrated out, (draws, n)."""
-    chains, length = draws.population.shape[:2]
-    places = np.linspace(0, chains * length - 1, min(POPULATION_DRAWS, chains * length)).astype(int)
-    n, q = posterior.problem.n, posterior.q
-    result = np.empty((places.size, n))
+    _, populations, _ = spread_draws(draws, POPULATION_DRAWS)
+
+    def one(h: Floats, rng: np.random.Generator) -> Floats:
+        return _integrated(posterior.conditional(h), coordinates, h, rng)
+
+    return np.stack(in_threads(one, populations, rng.spawn(len(populations)), cores=cores, tick=tick))
+
+
+def in_threads[T](
+    task: Callable[..., T], *arguments: Iterable[Any], cores: int, tick: Callable[[int], None]
+) -> list[T]:
+    """``task`` of each tuple of arguments, in order."""
+    results = []
+    with ThreadPoolExecutor(max_workers=max(1, cores)) as pool:
+        for result in pool.map(task, *arguments):
+            results.append(result)
+            tick(1)
+    return results
+
+
+def _integrated(density: Conditional, coordinates: Coordinates, h: Floats, rng: np.random.Generator) -> Floats:
+    """Importance sampling from Student's t around the sites, at one population: (n,)."""
     sites = coordinates.sites
-    for row, place in enumerate(places):
-        c, k = int(place) // length, int(place) % length
-        h = np.concatenate([draws.population[c, k], draws.log_omega[c, k], draws.effect[c, k]])
-        root = WIDER * coordinates.roots(h)
-        total = sites.precision + np.diag(np.exp(-2.0 * h[posterior.log_sd]))
-        shifted = sites.linear - sites.cross @ (h - coordinates.centre)
-        mean = np.linalg.solve(total, shifted[..., None])[..., 0]
-        logdet = np.linalg.slogdet(root)[1]
-        density = posterior.conditional(h)
-        weights = np.empty((DEVIATION_DRAWS, n))
-        for s in range(DEVIATION_DRAWS):
-            z = rng.standard_normal((n, q)) / np.sqrt(rng.chisquare(DEGREES, n) / DEGREES)[:, None]
-            value, _ = density(mean + np.einsum("nqr,nr->nq", root, z))
-            proposal = (
-                gammaln(0.5 * (DEGREES + q))
-                - gammaln(0.5 * DEGREES)
-                - 0.5 * q * np.log(DEGREES * np.pi)
-                - logdet
-                - 0.5 * (DEGREES + q) * np.log1p((z * z).sum(axis=1) / DEGREES)
-            )
-            # `conditional` leaves out the constant of the normal prior
-            weights[s] = value - 0.5 * q * np.log(2.0 * np.pi) - proposal
-        result[row] = logsumexp(weights, axis=0) - np.log(DEVIATION_DRAWS)
-        tick(1)
-    return result
+    n, q = sites.linear.shape
+    root = WIDER * coordinates.roots(h)
+    total = sites.precision + np.diag(np.exp(-2.0 * h[coordinates.layout.log_sd]))
+    shifted = sites.linear - sites.cross @ (h - coordinates.centre)
+    mean = np.linalg.solve(total, shifted[..., None])[..., 0]
+    logdet = np.linalg.slogdet(root)[1]
+    weights = np.empty((DEVIATION_DRAWS, n))
+    for s in range(DEVIATION_DRAWS):
+        z = rng.standard_normal((n, q)) / np.sqrt(rng.chisquare(DEGREES, n) / DEGREES)[:, None]
+        b = mean + np.einsum("nqr,nr->nq", root, z)
+        proposal = (
+            gammaln(0.5 * (DEGREES + q))
+            - gammaln(0.5 * DEGREES)
+            - 0.5 * q * np.log(DEGREES * np.pi)
+            - logdet
+            - 0.5 * (DEGREES + q) * np.log1p((z * z).sum(axis=1) / DEGREES)
+        )
+        # `value` leaves out the constant of the normal prior
+        weights[s] = density.value(b, density.loglik(b)) - 0.5 * q * np.log(2.0 * np.pi) - proposal
+    return np.asarray(logsumexp(weights, axis=0) - np.log(DEVIATION_DRAWS))
+
+
+def floored(loglik: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """Integrals (draws, n) with those that failed (minus infinity) at the patient's worst, and who has such, (n,)."""
+    failed = ~np.isfinite(loglik)
+    worst = np.where(failed, np.inf, loglik).min(axis=0)
+    return np.where(failed, np.where(np.isfinite(worst), worst, LEAST), loglik), failed.any(axis=0)
 
 
 def leave_one_out(loglik: Floats, patients: Sequence[str]) -> tuple[Floats, Floats]:
-    """Expected log predictive density of each patient left out, (n,), and its Pareto k, (n,): NaN for few draws."""
+    """Expected log predictive density of each patient left out, (n,), and its Pareto k, (n,).
+
+    k is NaN where draws are too few to judge it, infinite where an integral failed (see `floored`).
+    """
     from arviz_stats import loo
 
-    if loglik.shape[0] < FEWEST_TO_SMOOTH:  # inverse-likelihood weights as they are; their tail cannot be judged
-        count = loglik.shape[0]
-        return np.log(count) - logsumexp(-loglik, axis=0), np.full(loglik.shape[1], np.nan)
+    loglik, failed = floored(loglik)
+    elpd = np.log(loglik.shape[0]) - logsumexp(-loglik, axis=0)  # inverse-likelihood weights as they are
+    pareto = np.where(failed, np.inf, np.nan)
+    good = ~failed
+    if loglik.shape[0] < FEWEST_TO_SMOOTH or failed.all():
+        return elpd, pareto
     tree = xr.DataTree.from_dict(
         {
             "/posterior": xr.Dataset({"population": (("chain", "draw"), np.zeros((1, loglik.shape[0])))}),
             "/log_likelihood": xr.Dataset(
-                {"y": (("chain", "draw", "subject"), loglik[None])}, coords={"subject": list(patients)}
+                {"y": (("chain", "draw", "subject"), loglik[None, :, good])},
+                coords={"subject": np.array(patients)[good]},
             ),
         }
     )
     with warnings.catch_warnings():  # the shapes are returned, and counted in `compare`
         warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto", category=UserWarning)
+        warnings.filterwarnings("ignore", message="The point-wise LOO is the same", category=UserWarning)  # one patient
         result: Any = loo(tree, pointwise=True)
-    return np.asarray(result.elpd_i).ravel(), np.asarray(result.pareto_k).ravel()
+    elpd[good], pareto[good] = np.asarray(result.elpd_i).ravel(), np.asarray(result.pareto_k).ravel()
+    return elpd, pareto
 
 
 def compare(names: Sequence[str], elpd: Sequence[Floats], pareto: Sequence[Floats]) -> pd.DataFrame:

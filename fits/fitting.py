@@ -192,7 +192,7 @@ def _fill(
         tick(1)
     clock.stop("setup")
     left = settings.chains - len(finished)
-    with progress("Sampling", max(1, left * (settings.tune + settings.draws))) as tick:
+    with progress("Sampling", max(1, left * settings.steps)) as tick:
         sampled = sample(
             problem,
             log_density,
@@ -207,7 +207,7 @@ def _fill(
     with progress("Predicting", 1) as tick:
         tree = assemble(problem, sampled, np.random.default_rng([settings.seed, 1]))
         tick(1)
-    left_out, withheld = _withheld(problem, coordinates, sampled, settings.seed, progress)
+    left_out, withheld = _withheld(problem, coordinates, sampled, settings.seed, cores, progress)
     tree["integrated"] = xr.DataTree(left_out)
     run.write_posterior(tree)
     run.write_forecast(withheld)
@@ -220,12 +220,14 @@ def _keep(run: RunFolder, chain: int, draws: xr.Dataset, identity: str) -> None:
 
 
 def _withheld(
-    problem: Problem, coordinates: Coordinates, sampled: xr.Dataset, seed: int, progress: Progress
+    problem: Problem, coordinates: Coordinates, sampled: xr.Dataset, seed: int, cores: int, progress: Progress
 ) -> tuple[xr.Dataset, xr.Dataset]:
     """Leave-one-patient-out densities of a fit, and its forecasts of what was withheld."""
     draws = Draws(problem, _flattened(problem, sampled))
     with progress("Leaving patients out", 2 * POPULATION_DRAWS) as tick:
-        loglik = integrated_loglik(Posterior(problem), coordinates, draws, np.random.default_rng([seed, 2]), tick)
+        loglik = integrated_loglik(
+            Posterior(problem), coordinates, draws, np.random.default_rng([seed, 2]), tick, cores=cores
+        )
         late = forecast(
             problem,
             coordinates,
@@ -233,6 +235,7 @@ def _withheld(
             loglik,
             np.random.default_rng([seed, 3]),
             until=FORECAST_UNTIL,
+            cores=cores,
             tick=tick,
         )
     elpd, pareto = leave_one_out(loglik, problem.patients)

@@ -13,7 +13,6 @@
 Whatever the quality of all this, the target is exact (see `coordinates`): it only decides how fast sampling is.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,6 +22,7 @@ from scipy.optimize import minimize
 
 from reinfuse.model.parameters import REAL_COHORT
 
+from .conditional import Conditional, KernelConditional
 from .coordinates import Coordinates, Floats, Layout, LogDensity, Sites
 from .likelihood_op import loglik_and_gradient
 from .population import OCCASION_LOG_SD, OCCASION_SD, Design, design, estimated, prior_location
@@ -75,24 +75,13 @@ class Posterior:
         """Deviations per patient."""
         return int(self.log_sd.size)
 
-    def conditional(
-        self, h: Floats, order: NDArray[np.int64] | None = None
-    ) -> Callable[[Floats], tuple[Floats, Floats]]:
-        """For a population: each patient's log density of data and deviations (n,), its gradient by ``b`` (n, q)."""
+    def conditional(self, h: Floats, order: NDArray[np.int64] | None = None) -> Conditional:
+        """The patients given a population; ``order`` restricts it to some of them."""
         made, d = self.design, self.d
         offset = made.offset + made.by_population @ h[:d] + made.by_effect @ h[d + self.spreads :]
-        precision = np.exp(-2.0 * h[self.log_sd])
-        constant = h[self.log_sd].sum()
-
-        def evaluate(b: Floats) -> tuple[Floats, Floats]:
-            theta = made.back(offset + np.einsum("ncq,nq->nc", made.by_deviation, b))
-            loglik, grad, status = loglik_and_gradient(theta, self.problem, order)
-            self.outcomes += np.bincount(status, minlength=4)
-            scaled = b * precision
-            value = loglik - 0.5 * (b * scaled).sum(axis=1) - constant
-            return value, np.einsum("nc,ncq->nq", grad * made.slope(theta), made.by_deviation) - scaled
-
-        return evaluate
+        return KernelConditional(
+            self.problem, offset, made.by_deviation, made.log, made.logit, h[self.log_sd], order, self.outcomes
+        )
 
     def patients(self, h: Floats, b: Floats) -> tuple[Floats, Floats, Floats]:
         """Each patient's log density of data and deviations (n,), its gradient by ``b`` (n, q) and by ``h`` (n, d)."""
@@ -114,46 +103,6 @@ class Posterior:
         return value, by_b, by_h
 
 
-def leapfrog(
-    density: Callable[[Floats], tuple[Floats, Floats]],
-    b: Floats,
-    gradient: Floats,
-    momentum: Floats,
-    step: Floats,
-    root: Floats,
-    count: int,
-) -> tuple[Floats, Floats, Floats, Floats]:
-    """Hamiltonian trajectories of all patients' deviations, each with its own step and scale.
-
-    Parameters
-    ----------
-    density
-        Each patient's log density (n,) and its gradient (n, q) at deviations (n, q).
-    b, gradient, momentum
-        (n, q) where the trajectories begin.
-    step
-        (n,) step sizes.
-    root
-        (n, q, q) scales: roots of the inverse masses.
-    count
-        Number of steps.
-
-    Returns
-    -------
-    b, momentum, value, gradient
-        At the end; a trajectory that ran away has a value that is not finite.
-    """
-    h = step[:, None]
-    p, g, value = momentum, gradient, np.empty(0)
-    with np.errstate(over="ignore", invalid="ignore"):  # whoever runs away is rejected by its energy
-        for _ in range(count):
-            p = p + 0.5 * h * np.einsum("nqr,nq->nr", root, g)
-            b = b + h * np.einsum("nqr,nr->nq", root, p)
-            value, g = density(b)
-            p = p + 0.5 * h * np.einsum("nqr,nq->nr", root, g)
-    return b, p, value, g
-
-
 @dataclass
 class Explorer:
     """Per-patient Hamiltonian Monte Carlo, all patients at once."""
@@ -167,18 +116,20 @@ class Explorer:
         """Draws of the deviations (draws, n, q) and the complete scores by ``h`` (draws, n, d); steps adapt."""
         n, q = self.b.shape
         kept, scores = np.empty((draws, n, q)), np.empty((draws, n, h.size))
-        value, gradient, by_h = self.posterior.patients(h, self.b)
+        by_h = self.posterior.patients(h, self.b)[2]
         density = self.posterior.conditional(h)
+        loglik, slope = density.likelihood(self.b)
         for draw in range(draws):
             momentum = rng.standard_normal((n, q))
             step = self.step * rng.uniform(0.8, 1.2, n)
-            x, p, v, g = leapfrog(density, self.b, gradient, momentum, step, self.mass_root, LEAPFROGS)
+            x, p, new, s = density.trajectory(self.b, slope, momentum, step, self.mass_root, LEAPFROGS)
             with np.errstate(over="ignore", invalid="ignore"):
-                gain = v - 0.5 * (p**2).sum(axis=1) - value + 0.5 * (momentum**2).sum(axis=1)
+                gain = density.value(x, new) - density.value(self.b, loglik)
+                gain += 0.5 * (momentum**2).sum(axis=1) - 0.5 * (p**2).sum(axis=1)
             chance = np.exp(np.minimum(np.where(np.isnan(gain), -np.inf, gain), 0.0))
             taken = rng.uniform(size=n) < chance
             self.b = np.where(taken[:, None], x, self.b)
-            value, gradient = np.where(taken, v, value), np.where(taken[:, None], g, gradient)
+            loglik, slope = np.where(taken, new, loglik), np.where(taken[:, None], s, slope)
             by_h = np.where(taken[:, None], self.posterior.patients(h, self.b)[2], by_h)
             self.step = np.clip(self.step * np.exp(0.15 * (chance - 0.75)), 1e-3, 1.2)
             kept[draw], scores[draw] = self.b, by_h

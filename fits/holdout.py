@@ -15,9 +15,9 @@ from arviz_stats.base import array_stats
 from numpy.typing import NDArray
 
 from .assays import ASSAYS, LOG_OFFSET
-from .comparison import FEWEST_TO_SMOOTH
+from .comparison import FEWEST_TO_SMOOTH, floored, in_threads, spread_draws
 from .coordinates import Coordinates
-from .geometry import Posterior, leapfrog
+from .geometry import Posterior
 from .population import estimated
 from .problem import Problem
 from .results import DEGREES, Draws, observed, simulate_draws
@@ -45,10 +45,10 @@ def early(problem: Problem, cutoff: float) -> Problem:
     return replace(problem, n_ob=keep.sum(axis=1).astype(np.int64), **arrays)
 
 
-def _inverse(loglik: Floats) -> Floats:
+def _inverse(loglik: Floats, smooth: bool) -> Floats:
     """Weights (draws,) proportional to exp(-loglik), Pareto smoothed where there are draws enough for a tail."""
     log_weights = -loglik
-    if np.unique(loglik).size >= FEWEST_TO_SMOOTH:
+    if smooth and np.unique(loglik).size >= FEWEST_TO_SMOOTH:
         smoothed: Any = array_stats.psislw(loglik[None])  # takes log-likelihoods, gives logarithms of inverse ones
         log_weights = np.asarray(smoothed[0]).ravel()
     weights = np.exp(log_weights - log_weights.max())
@@ -58,8 +58,9 @@ def _inverse(loglik: Floats) -> Floats:
 def _left_out(loglik: Floats, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """For each patient, places (count, n) of population draws as if that patient had not been in the fit."""
     places = np.empty((count, loglik.shape[1]), dtype=np.int64)
+    loglik, failed = floored(loglik)
     for i in range(loglik.shape[1]):
-        weights = _inverse(loglik[:, i])
+        weights = _inverse(loglik[:, i], smooth=not failed[i])
         grid = (rng.uniform() + np.arange(count)) / count
         places[:, i] = np.minimum(np.searchsorted(np.cumsum(weights), grid), weights.size - 1)
     return places
@@ -74,6 +75,7 @@ def forecast(
     *,
     cutoff: float = CUTOFF,
     until: float,
+    cores: int = 1,
     tick: Callable[[int], None] = lambda _: None,
 ) -> xr.Dataset:
     """Predictions of late assay rows and of progression, each patient's own left out.
@@ -86,6 +88,8 @@ def forecast(
         (population draws, n) from `comparison.integrated_loglik`, for draws evenly spaced over the posterior.
     cutoff, until
         Rows after ``cutoff`` and up to ``until`` days are predicted from those up to ``cutoff``.
+    cores
+        Population draws at a time; does not change the result.
     tick
         Told of each population draw.
 
@@ -95,25 +99,24 @@ def forecast(
         As `RunFolder.write_forecast` wants it.
     """
     posterior = Posterior(early(problem, cutoff))
-    chains, length = draws.population.shape[:2]
     count = loglik.shape[0]
-    places = np.linspace(0, chains * length - 1, count).astype(int)
+    which, populations, starts = spread_draws(draws, count)
     rows = observed(problem)
     late = np.flatnonzero((rows["time"].to_numpy() > cutoff) & (rows["time"].to_numpy() <= until))
     times = np.unique(np.concatenate([rows["time"].to_numpy()[late], [RISK_DAY]]))
-    n = problem.n
+    n, labels = problem.n, estimated(problem)
+
+    def one(h: Floats, start: Floats, rng: np.random.Generator) -> Floats:
+        return _conditional_draw(posterior, coordinates, h, start, rng)
+
+    deviations = in_threads(one, populations, starts, rng.spawn(count), cores=cores, tick=tick)
     thetas = np.empty((count, n, problem.base.shape[1]))
     sigmas = np.empty((count, len(ASSAYS)))
-    labels = estimated(problem)
-    for sample, place in enumerate(places.tolist()):
-        c, k = place // length, place % length
-        h = np.concatenate([draws.population[c, k], draws.log_omega[c, k], draws.effect[c, k]])
-        b = _conditional_draw(posterior, coordinates, h, draws.deviation[c, k], rng)
-        thetas[sample] = draws.design.theta(draws.population[c, k], draws.effect[c, k], b)
+    for sample, (c, k) in enumerate(which.tolist()):
+        thetas[sample] = draws.design.theta(draws.population[c, k], draws.effect[c, k], deviations[sample])
         for a, name in enumerate(ASSAYS):
             if f"sigma_{name}" in labels:
                 sigmas[sample, a] = np.exp(draws.population[c, k, labels.index(f"sigma_{name}")])
-        tick(1)
     simulated = simulate_draws(problem, thetas, times)
     chosen = _left_out(loglik, count, rng)
     index = {name: i for i, name in enumerate(problem.patients)}
@@ -131,7 +134,7 @@ def forecast(
         "sigma": (("sample", "row"), sigma),
         "nu": ((), DEGREES),
     }
-    result = xr.Dataset(data, attrs={"cutoff_day": cutoff, "folds": 10})
+    result = xr.Dataset(data, attrs={"cutoff_day": cutoff})
     if "H" in simulated:
         hazard = simulated["H"][:, :, int(np.searchsorted(times, RISK_DAY))]
         risk = np.array([np.nanmean(hazard[chosen[:, i], i]) for i in range(n)])
@@ -146,14 +149,15 @@ def _conditional_draw(
     root = coordinates.roots(h)
     density = posterior.conditional(h)
     b = start
-    value, gradient = density(b)
+    loglik, slope = density.likelihood(b)
     for _ in range(TRAJECTORIES):
         momentum = rng.standard_normal(b.shape)
         step = np.asarray(STEP * rng.uniform(0.3, 1.2, b.shape[0]))
-        y, p, v, g = leapfrog(density, b, gradient, momentum, step, root, LEAPFROGS)
+        y, p, new, s = density.trajectory(b, slope, momentum, step, root, LEAPFROGS)
         with np.errstate(over="ignore", invalid="ignore"):
-            gain = v - 0.5 * (p**2).sum(axis=1) - value + 0.5 * (momentum**2).sum(axis=1)
+            gain = density.value(y, new) - density.value(b, loglik)
+            gain += 0.5 * (momentum**2).sum(axis=1) - 0.5 * (p**2).sum(axis=1)
             taken = np.log(rng.uniform(size=b.shape[0])) < gain
         b = np.where(taken[:, None], y, b)
-        value, gradient = np.where(taken, v, value), np.where(taken[:, None], g, gradient)
+        loglik, slope = np.where(taken, new, loglik), np.where(taken[:, None], s, slope)
     return b

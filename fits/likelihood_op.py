@@ -6,7 +6,6 @@ compiled graphs the kernel is called through the address of a cached C function,
 anew, and without Python's lock.
 """
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 import numba
@@ -29,14 +28,23 @@ from reinfuse.model.kernels.lanes import LOGLIK_SIGNATURE
 from .problem import Problem
 
 _ENTRIES: dict[str, int] = {}
-_INTEGER_DATA: Final = ("order", "ev_code", "n_ev", "ob_kind", "ob_family", "n_ob")
 _DATA: Final = ("order", "ev_time", "ev_code", "n_ev", "ob_time", "ob_kind", "ob_family", "ob_value", "n_ob")
-CACHE_VERSION: Final = 1
+CACHE_VERSION: Final = 2
 
 
 def entry_address(name: str) -> int:
     """Address of a kernel's C function, by the name of its generated module."""
     return _ENTRIES[name]
+
+
+def entry_of(problem: Problem) -> Any:
+    """A kernel's C function, to call from compiled code."""
+    return problem.kernel.module.loglik_grad_entry
+
+
+def kernel_data(problem: Problem) -> tuple[NDArray[Any], ...]:
+    """Events and observations of a posed cohort, in a kernel's order of arguments."""
+    return tuple(np.ascontiguousarray(getattr(problem, name)) for name in _DATA)
 
 
 class CohortLikelihood(Op):
@@ -48,7 +56,7 @@ class CohortLikelihood(Op):
         self.module = problem.kernel.module.__name__
         self.tolerance = problem.tolerance
         self.max_steps = problem.max_steps
-        _ENTRIES[self.module] = problem.kernel.module.loglik_grad_entry.address
+        _ENTRIES[self.module] = entry_of(problem).address
 
     def make_node(self, *inputs: Any) -> Apply:
         """Apply to theta, the counter and the data arrays."""
@@ -75,7 +83,9 @@ def _call(module: str, tolerance: float, max_steps: int, theta: Any, failures: A
     generated = __import__("sys").modules[module]
     n = theta.shape[0]
     loglik, grad, status = np.empty(n), np.empty(theta.shape), np.zeros(n, dtype=np.int64)
-    generated.loglik_grad(data[0], np.ascontiguousarray(theta), *data[1:], tolerance, max_steps, loglik, grad, status)
+    generated.loglik_grad(
+        data[0], np.ascontiguousarray(theta), *data[1:], tolerance, max_steps, True, loglik, grad, status
+    )
     return loglik, grad
 
 
@@ -125,10 +135,12 @@ def _(op: CohortLikelihood, node: Apply, **_: Any) -> Any:
             grad.ctypes.data,
             failures.ctypes.data,
             n,
+            n,
             e,
             m,
             tolerance,
             max_steps,
+            True,
         )
         return loglik, grad
 
@@ -137,8 +149,7 @@ def _(op: CohortLikelihood, node: Apply, **_: Any) -> Any:
 
 def cohort_loglik(theta: Any, failures: Any, problem: Problem) -> Any:
     """Symbolic log-likelihood of each patient, (n,), of a symbolic theta (n, columns)."""
-    arrays = [np.ascontiguousarray(getattr(problem, name)) for name in _DATA]
-    constants = [pt.constant(a) for a in arrays]
+    constants = [pt.constant(a) for a in kernel_data(problem)]
     return CohortLikelihood(problem)(theta, failures, *constants)[0]
 
 
@@ -151,13 +162,14 @@ def loglik_and_gradient(
     """
     n = theta.shape[0]
     loglik, grad, status = np.empty(n), np.empty(theta.shape), np.zeros(n, dtype=np.int64)
-    data: Mapping[str, Any] = {name: getattr(problem, name) for name in _DATA}
+    data = kernel_data(problem)
     problem.kernel.module.loglik_grad(
-        data["order"] if order is None else order,
+        data[0] if order is None else order,
         np.ascontiguousarray(theta),
-        *(data[name] for name in _DATA[1:]),
+        *data[1:],
         problem.tolerance,
         problem.max_steps,
+        True,
         loglik,
         grad,
         status,

@@ -266,6 +266,11 @@ class RunFolder:
             raise ReinfuseError(
                 f"{folder} already holds a run. Name another folder, or add --resume to go on with this one."
             )
+        if RUN_FILE in names and resume and not overwrite and cls(folder).provenance.get("status") == "done":
+            raise ReinfuseError(
+                f"{folder} holds a finished run; there is nothing to resume. Look at it with `reinfuse diagnose`, name "
+                "another folder, or add --force to fit again."
+            )
         if is_run and overwrite and not resume:
             for name in OWN_FILES:
                 (folder / name).unlink(missing_ok=True)

@@ -61,6 +61,11 @@ class Settings:
             if getattr(self, name) < least:
                 raise ReinfuseError(f"{name} is {getattr(self, name)}; give at least {least}")
 
+    @property
+    def steps(self) -> int:
+        """Of a chain, as progress counts them: sweeps, or draws of nutpie."""
+        return self.tune + self.draws * (self.thin if self.sampler == "blocks" else 1)
+
     def as_dict(self) -> dict[str, Any]:
         """For records and for the hash that says which chains belong to which fit."""
         return asdict(self)
@@ -175,7 +180,7 @@ def sample(
     cores
         Chains at a time; does not change the result.
     tick
-        Told of each draw, warm-up included.
+        Told of steps done (`Settings.steps` of each chain).
     finished
         Chains that need not be sampled again, by number.
     keep

@@ -20,6 +20,9 @@ def shown(title: str, total: int) -> Iterator[Callable[[int], None]]:
 def command(
     cohort: Annotated[Path, typer.Argument(metavar="COHORT.csv", help="Cohort file; see `reinfuse check`.")],
     out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run.")],
+    products: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="TOML file of products of your own, one table each.")
+    ] = None,
     model: Annotated[str, typer.Option(help="Model; see `reinfuse models`.")] = "bcma",
     variant: Annotated[
         str, typer.Option(help="Restriction of the model: no-exhaustion, full or no-dysfunction.")
@@ -50,12 +53,15 @@ def command(
     from reinfuse.fits.problem import Specification
     from reinfuse.fits.sampling import Settings
     from reinfuse.model.errors import ReinfuseError
+    from reinfuse.model.products import load_products, register
     from reinfuse.scripts.diagnose import judge
 
     if model != "bcma":
         raise ReinfuseError(f"model {model!r} cannot be fitted; use bcma")
     console = Console()
     console.print(NOTICE, style="dim")
+    for product in load_products(products) if products else ():
+        register(product)
     read = read_cohort(cohort)
     settings = Settings(draws=draws, tune=tune, thin=thin, chains=chains, seed=seed, sampler=sampler)
     try:

@@ -22,7 +22,7 @@ CUTOFF: Final = 40.0
 UNTIL: Final = 130.0
 """Last day that is forecast: the visits of about day 100."""
 
-FOLDS: Final = 5
+FOLDS: Final = 10  # of the patients, for the empirical rival; our own forecasts leave out one patient
 FEWEST_PATIENTS: Final = 8
 FEWEST_ROWS: Final = 4
 HORIZON: Final = 180.0
@@ -119,7 +119,6 @@ def _forecasts(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Score the run's own forecast, Stein's curve and the last value carried forward on the same rows."""
     cutoff = float(forecast.attrs.get("cutoff_day", CUTOFF)) if forecast is not None else CUTOFF
-    folds = int(forecast.attrs.get("folds", 1)) if forecast is not None else FOLDS
     rows = _first_course_rows(tree, infusion_days(cohort))
     tables: list[pd.DataFrame] = []
     scored: dict[str, pd.DataFrame] = {}
@@ -133,7 +132,7 @@ def _forecasts(
         )
     rival = []
     for dvid in EMPIRICAL:
-        part = _stein_forecast(rows[rows["dvid"] == dvid], cutoff, folds, rng)
+        part = _stein_forecast(rows[rows["dvid"] == dvid], cutoff, rng)
         if part is None:
             missing.append(f"Too few later rows of {dvid} to forecast.")
         else:
@@ -174,7 +173,7 @@ def _own_forecast(forecast: xr.Dataset) -> pd.DataFrame:
     return scored.assign(**names).astype({"patient": str, "dvid": str})
 
 
-def _stein_forecast(rows: pd.DataFrame, cutoff: float, folds: int, rng: np.random.Generator) -> pd.DataFrame | None:
+def _stein_forecast(rows: pd.DataFrame, cutoff: float, rng: np.random.Generator) -> pd.DataFrame | None:
     later = rows[(rows["time"] > cutoff) & (rows["time"] <= UNTIL)]
     if rows["patient"].nunique() < FEWEST_PATIENTS or len(later) < FEWEST_ROWS:
         return None
@@ -187,7 +186,7 @@ def _stein_forecast(rows: pd.DataFrame, cutoff: float, folds: int, rng: np.rando
         cens=used["cens"].to_numpy(),
         cutoff=cutoff,
         until=UNTIL,
-        folds=folds,
+        folds=FOLDS,
         rng=rng,
     )
     if len(place) < FEWEST_ROWS:

@@ -508,13 +508,15 @@ def loglik_grad(
     n_ob: Any,
     tol: float,
     max_steps: int,
+    adjoint: bool,
     loglik: Any,
     grad: Any,
     status: Any,
 ) -> None:
-    """Log-likelihood and its gradient by ``theta`` of the patients in ``order``.
+    """Log-likelihood and, with ``adjoint``, its gradient by ``theta``, of the patients in ``order``.
 
-    Writes ``loglik`` (n,), ``grad`` (n, NT) and ``status`` (n,).
+    Writes ``loglik`` (n,), ``grad`` (n, NT) and ``status`` (n,); without ``adjoint`` what stands in ``grad`` is not
+    the gradient.
 
     A patient that cannot be solved gets minus infinity, a zero gradient and a status that is not 0.
     """
@@ -542,10 +544,11 @@ def loglik_grad(
             tol, max_steps, True,
             stages, hs, ts, c, held, ev_step, ev_y, ev_h, ob_step, ob_x, g_y, g_h, out, loglik, grad, status,
         )  # fmt: skip
-        backward(
-            attempts, group, theta, ev_code, n_ev, n_ob, stages, hs, ts, c, held,
-            ev_step, ev_y, ev_h, ob_step, ob_x, g_y, g_h, grad, status,
-        )  # fmt: skip
+        if adjoint:
+            backward(
+                attempts, group, theta, ev_code, n_ev, n_ob, stages, hs, ts, c, held,
+                ev_step, ev_y, ev_h, ob_step, ob_x, g_y, g_h, grad, status,
+            )  # fmt: skip
         for p in group:
             good = status[p] == SOLVED and np.isfinite(loglik[p])
             for i in range(NT):
@@ -610,17 +613,20 @@ def loglik_grad_entry(
     n_ob: int,
     loglik: int,
     grad: int,
-    failures: int,
+    outcomes: int,
+    size: int,
     n: int,
     e: int,
     m: int,
     tol: float,
     max_steps: int,
+    adjoint: bool,
 ) -> None:
-    """`loglik_grad` behind a C address: graphs that call it never compile it anew. Counts outcomes."""
+    """`loglik_grad` behind a C address: graphs that call it never compile it anew. Counts outcomes of ``order``."""
     status = np.zeros(n, np.int64)
+    chosen = carray(address(order), (size,), np.int64)
     loglik_grad(
-        carray(address(order), (n,), np.int64),
+        chosen,
         carray(address(theta), (n, NT), np.float64),
         carray(address(ev_time), (n, e), np.float64),
         carray(address(ev_code), (n, e), np.int64),
@@ -632,10 +638,11 @@ def loglik_grad_entry(
         carray(address(n_ob), (n,), np.int64),
         tol,
         max_steps,
+        adjoint,
         carray(address(loglik), (n,), np.float64),
         carray(address(grad), (n, NT), np.float64),
         status,
     )
-    count = carray(address(failures), (4,), np.int64)
-    for p in range(n):
+    count = carray(address(outcomes), (4,), np.int64)
+    for p in chosen:
         count[status[p]] += 1

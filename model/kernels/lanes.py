@@ -265,7 +265,7 @@ else:
 
 # ---------------------------------------------------------------- kernels behind C addresses
 
-LOGLIK_SIGNATURE = types.void(*[types.uintp] * 13, *[types.intp] * 3, types.float64, types.intp)
+LOGLIK_SIGNATURE = types.void(*[types.uintp] * 13, *[types.intp] * 4, types.float64, types.intp, types.boolean)
 
 
 @intrinsic

@@ -12,29 +12,28 @@ import numba
 FLAGS = {"contract", "nsz", "arcp"}
 
 
+OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
+
+
 def kernel[F: Callable[..., Any]](function: F) -> F:
     """Compile ``function`` for float64 kernels; cache it on disk if a place is writable, else in memory.
 
     ``error_model="numpy"``: a division by zero in a trial step gives an infinity, which the step control
     rejects, not an exception. ``nogil``: chains run in threads.
     """
-    options: dict[str, Any] = {"error_model": "numpy", "nogil": True, "fastmath": FLAGS}
-    try:
-        compiled = numba.njit(cache=True, **options)(function)
-    except RuntimeError as error:
-        if "no locator available" not in str(error):
-            raise
-        compiled = numba.njit(**options)(function)
-    return compiled  # type: ignore[no-any-return]
+    return _compile(function, fastmath=FLAGS)
 
 
 def parallel_kernel[F: Callable[..., Any]](function: F) -> F:
     """As `kernel`, with ``prange`` running on all threads."""
-    options: dict[str, Any] = {"error_model": "numpy", "nogil": True, "parallel": True}
+    return _compile(function, parallel=True)
+
+
+def _compile[F: Callable[..., Any]](function: F, **options: Any) -> F:
     try:
-        compiled = numba.njit(cache=True, **options)(function)
+        compiled = numba.njit(cache=True, **OPTIONS, **options)(function)
     except RuntimeError as error:
         if "no locator available" not in str(error):
             raise
-        compiled = numba.njit(**options)(function)
+        compiled = numba.njit(**OPTIONS, **options)(function)
     return compiled  # type: ignore[no-any-return]

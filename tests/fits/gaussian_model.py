@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from reinfuse.fits.conditional import Conditional
 from reinfuse.fits.coordinates import Coordinates, Layout, Sites
 
 LABELS = ("p1", "p2", "s1", "s2")
@@ -68,15 +69,13 @@ class GaussianModel:
         return value, z / self.tau
 
     def conditional(self, h, order=None):
-        precision = np.exp(-2.0 * h[self.log_sd])
         mine = np.ones(self.n) if order is None else np.isin(np.arange(self.n), order).astype(float)
 
-        def evaluate(b):
+        def likelihood(b):
             value, slope = self.loglik(h, b)
-            value = mine * value - 0.5 * (b * b * precision).sum(axis=1) - h[self.log_sd].sum()
-            return value, mine[:, None] * slope - b * precision
+            return mine * value, mine[:, None] * slope
 
-        return evaluate
+        return Conditional(likelihood, h[self.log_sd])
 
     def log_density(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         h, b = x[self.layout.hyper], x[self.layout.block]

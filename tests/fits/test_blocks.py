@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from reinfuse.fits.archive import Archive
 from reinfuse.fits.blocks import (
     PATIENT_LONGEST,
     SCALE_LONGEST,
@@ -78,7 +79,7 @@ def further(sampler: Sampler) -> float:
 MOVES = {
     "patients": lambda s: float(s.patients(False)[0].mean()),
     "some patients further": further,
-    "differences": lambda s: s.differences(),
+    "jumps": lambda s: s.jumps(),
     "spread": lambda s: s.spread(),
     "shared": lambda s: s.move_shared(False)[0],
     "scale": lambda s: s.move_scale(False)[0],
@@ -90,12 +91,12 @@ def test_a_move_leaves_the_posterior_as_it_is(model, move):
     """Start in exact draws, move once: means, squares and products stay, within Monte Carlo error."""
     sampler = sampler_of(model, seed=2, step=0.7)
     rng = np.random.default_rng(3)
-    sampler.archive = list(model.draw(40, rng)[1])
+    sampler.archive = Archive(model.draw(40, rng)[1])
     h, b = model.draw(REPLICATES, rng)
     sampler.learn_mass([(h[0].copy(), b[0].copy())])
     after_h, after_b, chances = h.copy(), b.copy(), []
     for r in range(REPLICATES):
-        sampler.h, sampler.b = h[r].copy(), b[r].copy()
+        sampler.place(h[r].copy(), b[r].copy())
         chances.append(MOVES[move](sampler))
         after_h[r], after_b[r] = sampler.h, sampler.b
     change = statistics(after_h, after_b) - statistics(h, b)
@@ -140,9 +141,7 @@ def test_spread_of_a_real_problem_leaves_the_likelihood(one_infusion):
     )
 
     def loglik() -> np.ndarray:
-        value, _ = posterior.conditional(sampler.h)(sampler.b)
-        prior = -0.5 * (sampler.b**2 * np.exp(-2.0 * sampler.h[posterior.log_sd])).sum(axis=1)
-        return value - prior + sampler.h[posterior.log_sd].sum()
+        return posterior.conditional(sampler.h).loglik(sampler.b)
 
     before, start = loglik(), sampler.h.copy()
     sampler.spread()

@@ -94,6 +94,21 @@ class TestLeaveOneOut:
         np.testing.assert_allclose(elpd, -np.log(np.exp(-loglik).mean(axis=0)))
         assert np.isnan(pareto).all()
 
+    def test_a_patient_whose_integrals_failed_is_flagged_and_the_others_are_not(self):
+        loglik = -2.0 + 0.1 * np.random.default_rng(7).standard_normal((200, 3))
+        whole, shapes = leave_one_out(loglik, ["a", "b", "c"])
+        spoilt = loglik.copy()
+        spoilt[::4, 1], spoilt[:, 2] = -np.inf, -np.inf
+        elpd, pareto = leave_one_out(spoilt, ["a", "b", "c"])
+        assert elpd[0] == whole[0]
+        assert pareto[0] == shapes[0]
+        assert np.isinf(pareto[1:]).all()
+        # the failed ones count as the worst of the others
+        worst = np.where(np.isfinite(spoilt[:, 1]), spoilt[:, 1], spoilt[np.isfinite(spoilt[:, 1]), 1].min())
+        assert elpd[1] == pytest.approx(-np.log(np.exp(-worst).mean()))
+        assert np.isfinite(elpd).all()
+        assert elpd[2] < -100.0
+
     def test_a_patient_who_rules_the_fit_is_flagged(self):
         rng = np.random.default_rng(3)
         weights = 1.0 + rng.pareto(0.8, 2000)

@@ -624,7 +624,7 @@ def knowing_forecast(fake):
         nu=4.0,
         risk=("subject", -fake.progression["time"].to_numpy()),
         subject=("subject", fake.patients),
-    ).assign_attrs(cutoff_day=40.0, folds=1)
+    ).assign_attrs(cutoff_day=40.0)
 
 
 @pytest.fixture(scope="module")

@@ -43,9 +43,10 @@ class TestTwoCodings:
     def test_the_conditional_density_is_the_patients(self, either):
         h, b = either.point(np.random.default_rng(3))
         value, by_b, _ = either.posterior.patients(h, b)
-        found, gradient = either.posterior.conditional(h)(b)
-        np.testing.assert_allclose(found, value, rtol=1e-10)
-        np.testing.assert_allclose(gradient, by_b, rtol=1e-8, atol=1e-10)
+        conditional = either.posterior.conditional(h)
+        loglik, slope = conditional.likelihood(b)
+        np.testing.assert_allclose(conditional.value(b, loglik), value, rtol=1e-10)
+        np.testing.assert_allclose(slope - b * conditional.precision, by_b, rtol=1e-8, atol=1e-10)
 
     def test_gradient_by_the_population_is_that_of_differences(self, either):
         """Spreads included: the normalising constant of the deviations is where a factor gets lost."""

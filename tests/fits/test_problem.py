@@ -10,7 +10,9 @@ from reinfuse.fits.assays import ASSAYS, records
 from reinfuse.fits.cohort import cohort_from_frame
 from reinfuse.fits.problem import Specification, competing_deaths, courses, pose
 from reinfuse.model.densities import Family
-from reinfuse.model.derive.build import Kernel, Trace, generate
+from reinfuse.model.derive.build import Kernel
+from reinfuse.model.derive.source import generate
+from reinfuse.model.derive.trace import Trace
 from reinfuse.model.equations.bcma import IMMUNOFIXATION
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.parameters import PRODUCT_ASSAY, REAL_COHORT

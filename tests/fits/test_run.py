@@ -49,7 +49,15 @@ class TestMaking:
         with pytest.raises(ReinfuseError, match="--resume"):
             RunFolder.create(run.path)
 
-    def test_resume_keeps_everything(self, run, fake):
+    def test_a_finished_run_cannot_be_resumed(self, run):
+        run.update_provenance(status="done")
+        before = sorted(path.name for path in run.path.iterdir())
+        with pytest.raises(ReinfuseError, match="nothing to resume"):
+            RunFolder.create(run.path, resume=True)
+        assert sorted(path.name for path in run.path.iterdir()) == before
+
+    def test_resume_keeps_everything(self, run):
+        run.update_provenance(status="interrupted")
         before = sorted(path.name for path in run.path.iterdir())
         RunFolder.create(run.path, resume=True)
         assert sorted(path.name for path in run.path.iterdir()) == before

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from reinfuse.model.derive.build import Trace
+from reinfuse.model.derive.trace import Trace
 from reinfuse.model.equations import bcma
 from reinfuse.model.equations.definition import OdeModel, State
 from reinfuse.model.parameters import median

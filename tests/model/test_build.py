@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from reinfuse.model.derive import build as builder
-from reinfuse.model.derive.build import Trace, build, generate
+from reinfuse.model.derive.build import build
+from reinfuse.model.derive.source import generate
+from reinfuse.model.derive.trace import Trace
 from reinfuse.model.equations import bcma
 from reinfuse.model.equations.definition import OdeModel, State
 from reinfuse.model.parameters import REAL_COHORT, VARIANTS

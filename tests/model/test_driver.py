@@ -225,7 +225,7 @@ found["stub"] = out[0, :, 0].tolist()
 loglik, grad = np.zeros(1), np.zeros((1, 2))
 zeros = np.zeros((1, 2), dtype=np.int64)
 stub.loglik_grad(np.zeros(1, dtype=np.int64), theta, *events, np.array([[3.0, 6.0]]), zeros, zeros,
-                 np.array([[1.0, 0.0]]), 2 * one, 1e-8, 1000, loglik, grad, status)
+                 np.array([[1.0, 0.0]]), 2 * one, 1e-8, 1000, True, loglik, grad, status)
 found["loglik"], found["grad"], found["status"] = loglik[0], grad[0].tolist(), int(status[0])
 json.dump(found, sys.stdout)
 """

@@ -52,7 +52,7 @@ class Problem:
         status = np.full(self.n, -1)
         order = np.arange(self.n) if order is None else order
         self.kernel.module.loglik_grad(
-            order, theta, *self.happenings, *self.records, tol, max_steps, loglik, grad, status
+            order, theta, *self.happenings, *self.records, tol, max_steps, True, loglik, grad, status
         )
         return loglik, grad, status
 
@@ -240,8 +240,8 @@ class TestValues:
         failures = np.zeros(4, dtype=np.int64)
         arrays = [order, two.theta, *two.happenings, *two.records, loglik, grad, failures]
         assert all(a.flags.c_contiguous for a in arrays)
-        sizes = (n, two.happenings[0].shape[1], two.time.shape[1])
-        two.kernel.module.loglik_grad_entry.ctypes(*(a.ctypes.data for a in arrays), *sizes, 1e-6, 2000)
+        sizes = (n, n, two.happenings[0].shape[1], two.time.shape[1])
+        two.kernel.module.loglik_grad_entry.ctypes(*(a.ctypes.data for a in arrays), *sizes, 1e-6, 2000, True)
         wanted = two.evaluate(tol=1e-6)
         np.testing.assert_array_equal(loglik, wanted[0])
         np.testing.assert_array_equal(grad, wanted[1])

@@ -303,3 +303,43 @@ class TestInterruption:
         assert "--resume" in rest
         assert "Traceback" not in rest
         assert RunFolder.open(run).provenance["status"] == "interrupted"
+
+
+OWN_PRODUCT = """
+[[product]]
+name = "own-cel"
+dose = 1e8
+fM0 = 0.2
+fX0 = 0.05
+immunogenicity = 0.5
+scale = 300
+scfv = "humanised"
+source = "ASSUMED"
+"""
+
+
+class TestProductsOfOnesOwn:
+    """In processes of their own: a product is registered for the life of a process."""
+
+    def run(self, *words):
+        return subprocess.run(
+            [sys.executable, "-m", "reinfuse.scripts.main", "fit", *map(str, words)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200"},
+        )
+
+    def test_a_cohort_with_one_is_fitted_when_it_is_given(self, tmp_path):
+        rows = small_cohorts.rows_of(one=4, two=0).replace({"PRODUCT": {"cilta-cel": "own-cel"}})
+        table, products = tmp_path / "cohort.csv", tmp_path / "own.toml"
+        rows.to_csv(table, index=False)
+        products.write_text(OWN_PRODUCT)
+        refused = self.run(table, "--out", tmp_path / "refused", *SHORT)
+        assert refused.returncode == ExitCode.BAD_INPUT
+        assert "own-cel" in refused.stderr
+        assert not (tmp_path / "refused").exists()
+        done = self.run(table, "--out", tmp_path / "run", "--products", products, *SHORT)
+        assert done.returncode == ExitCode.NOT_TRUSTED, done.stderr
+        labels = RunFolder.open(tmp_path / "run").posterior()["posterior"]["population"]["parameter"].to_numpy()
+        assert "aT:own-cel" in labels

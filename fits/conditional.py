@@ -1,0 +1,234 @@
+"""Patients given the population: their log densities and Hamiltonian trajectories.
+
+Given the population, patients are independent, so all is patient by patient: deviations ``b`` are (n, q), a log density
+is (n,), its gradient (n, q). `Conditional` says in NumPy what is meant; `KernelConditional` does the same in compiled
+code around a model's kernel, without Python's lock, so that chains can share a process.
+
+The likelihood depends on population and deviations through each patient's own values alone. Whatever moves both and
+leaves those as they are leaves the likelihood and its slope by the deviations, too; so these two are what is handed
+on, and the prior is added where a density is wanted.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from .likelihood_op import entry_of, kernel_data
+from .problem import Problem
+
+type Floats = NDArray[np.float64]
+type Integers = NDArray[np.int64]
+
+
+class Conditional:
+    """Each patient's log density of data and deviations, given a population.
+
+    Parameters
+    ----------
+    likelihood
+        Log-likelihood (n,) and its slope by the deviations (n, q), at deviations; minus infinity where there is none.
+    log_sd
+        (q,) logarithms of the deviations' sd.
+    """
+
+    def __init__(self, likelihood: Callable[[Floats], tuple[Floats, Floats]], log_sd: Floats) -> None:
+        self.likelihood = likelihood
+        self.precision: Floats = np.exp(-2.0 * log_sd)
+        self.constant = float(log_sd.sum())
+
+    def loglik(self, b: Floats) -> Floats:
+        """The log-likelihood alone, which costs half."""
+        return self.likelihood(b)[0]
+
+    def value(self, b: Floats, loglik: Floats) -> Floats:
+        """The log density, (n,), up to the normal prior's constant."""
+        with np.errstate(over="ignore"):
+            return np.asarray(loglik - 0.5 * (b * b) @ self.precision - self.constant)
+
+    def trajectory(
+        self, b: Floats, slope: Floats, momentum: Floats, step: Floats, root: Floats, count: int
+    ) -> tuple[Floats, Floats, Floats, Floats]:
+        """Hamiltonian trajectories (leapfrog) of all patients, each with its own step and scale.
+
+        Parameters
+        ----------
+        b, slope, momentum
+            (n, q) where the trajectories begin; ``slope`` of the log-likelihood.
+        step
+            (n,) step sizes.
+        root
+            (n, q, q) scales: roots of the inverse masses.
+        count
+            Number of steps.
+
+        Returns
+        -------
+        b, momentum, loglik, slope
+            At the end. A trajectory that ran away has a log-likelihood that is not finite.
+        """
+        h, p, loglik = step[:, None], momentum, np.empty(0)
+        with np.errstate(over="ignore", invalid="ignore"):  # whoever runs away is rejected by its energy
+            for _ in range(count):
+                p = p + 0.5 * h * np.einsum("nqr,nq->nr", root, slope - b * self.precision)
+                b = b + h * np.einsum("nqr,nr->nq", root, p)
+                loglik, slope = self.likelihood(b)
+                p = p + 0.5 * h * np.einsum("nqr,nq->nr", root, slope - b * self.precision)
+        return b, p, loglik, slope
+
+
+class KernelConditional(Conditional):
+    """The same with a posed cohort's kernel; see `Conditional`.
+
+    Parameters
+    ----------
+    problem
+        The posed cohort.
+    offset
+        (n, columns) individual parameters on their transformed scales where all deviations are 0.
+    by_deviation
+        (n, columns, q) what a deviation adds there.
+    log, logit
+        (columns,) the scales.
+    log_sd
+        (q,) logarithms of the deviations' sd.
+    order
+        Patients to evaluate; None: all. The others' log-likelihood and slope are 0.
+    outcomes
+        Counter of how the solver ended, by `reinfuse.model.simulate.Status`; added to.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        offset: Floats,
+        by_deviation: Floats,
+        log: NDArray[np.bool_],
+        logit: NDArray[np.bool_],
+        log_sd: Floats,
+        order: Integers | None,
+        outcomes: Integers,
+    ) -> None:
+        super().__init__(self._likelihood, log_sd)
+        data = kernel_data(problem)
+        self._entry = entry_of(problem)
+        self._fixed = (
+            (data[0] if order is None else order, *data[1:]),
+            problem.tolerance,
+            problem.max_steps,
+            np.ascontiguousarray(offset),
+            by_deviation,
+            log,
+            logit,
+            outcomes,
+        )
+
+    def _likelihood(self, b: Floats) -> tuple[Floats, Floats]:
+        loglik, slope = np.empty(b.shape[0]), np.empty(b.shape)
+        _evaluate(self._entry, *self._fixed, np.ascontiguousarray(b), True, loglik, slope)
+        return loglik, slope
+
+    def loglik(self, b: Floats) -> Floats:
+        """The log-likelihood alone, which costs half."""
+        loglik = np.empty(b.shape[0])
+        _evaluate(self._entry, *self._fixed, np.ascontiguousarray(b), False, loglik, np.empty(b.shape))
+        return loglik
+
+    def trajectory(
+        self, b: Floats, slope: Floats, momentum: Floats, step: Floats, root: Floats, count: int
+    ) -> tuple[Floats, Floats, Floats, Floats]:
+        """As `Conditional.trajectory`."""
+        b, p, slope, loglik = b.copy(), momentum.copy(), slope.copy(), np.empty(b.shape[0])
+        _trajectory(self._entry, *self._fixed, self.precision, step, root, count, b, p, loglik, slope)
+        return b, p, loglik, slope
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _evaluate(
+    entry: Any,
+    data: Any,
+    tolerance: float,
+    max_steps: int,
+    offset: Floats,
+    by_deviation: Floats,
+    log: Any,
+    logit: Any,
+    outcomes: Integers,
+    b: Floats,
+    adjoint: bool,
+    loglik: Floats,
+    slope: Floats,
+) -> None:
+    """Log-likelihood at deviations and, with ``adjoint``, its slope by them."""
+    n, c, q = by_deviation.shape
+    theta, grad = np.empty((n, c)), np.empty((n, c))
+    for i in range(n):
+        for j in range(c):
+            x = offset[i, j]
+            for k in range(q):
+                x += by_deviation[i, j, k] * b[i, k]
+            theta[i, j] = np.exp(x) if log[j] else 1.0 / (1.0 + np.exp(-x)) if logit[j] else x
+    order, ev_time, ev_code, n_ev, ob_time, ob_kind, ob_family, ob_value, n_ob = data
+    entry(
+        order.ctypes.data, theta.ctypes.data, ev_time.ctypes.data, ev_code.ctypes.data, n_ev.ctypes.data,
+        ob_time.ctypes.data, ob_kind.ctypes.data, ob_family.ctypes.data, ob_value.ctypes.data, n_ob.ctypes.data,
+        loglik.ctypes.data, grad.ctypes.data, outcomes.ctypes.data,
+        order.size, n, ev_time.shape[1], ob_time.shape[1], tolerance, max_steps, adjoint,
+    )  # fmt: skip
+    if adjoint:
+        for i in range(n):
+            for k in range(q):
+                total = 0.0
+                for j in range(c):
+                    if by_deviation[i, j, k] != 0.0:
+                        back = theta[i, j] if log[j] else theta[i, j] * (1.0 - theta[i, j]) if logit[j] else 1.0
+                        total += grad[i, j] * back * by_deviation[i, j, k]
+                slope[i, k] = total
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _kick(half: Floats, root: Floats, slope: Floats, b: Floats, precision: Floats, p: Floats) -> None:
+    n, q = b.shape
+    for i in range(n):
+        for r in range(q):
+            total = 0.0
+            for k in range(q):
+                total += root[i, k, r] * (slope[i, k] - b[i, k] * precision[k])
+            p[i, r] += half[i] * total
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _trajectory(
+    entry: Any,
+    data: Any,
+    tolerance: float,
+    max_steps: int,
+    offset: Floats,
+    by_deviation: Floats,
+    log: Any,
+    logit: Any,
+    outcomes: Integers,
+    precision: Floats,
+    step: Floats,
+    root: Floats,
+    count: int,
+    b: Floats,
+    p: Floats,
+    loglik: Floats,
+    slope: Floats,
+) -> None:
+    """Leapfrog steps, in place."""
+    n, q = b.shape
+    half = 0.5 * step
+    for _ in range(count):
+        _kick(half, root, slope, b, precision, p)
+        for i in range(n):
+            for k in range(q):
+                total = 0.0
+                for r in range(q):
+                    total += root[i, k, r] * p[i, r]
+                b[i, k] += step[i] * total
+        _evaluate(entry, data, tolerance, max_steps, offset, by_deviation, log, logit, outcomes, b, True, loglik, slope)
+        _kick(half, root, slope, b, precision, p)

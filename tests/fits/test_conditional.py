@@ -1,0 +1,73 @@
+"""Patients given the population: compiled code against its readable twin."""
+
+import numpy as np
+
+from reinfuse.fits.conditional import Conditional
+from reinfuse.model.simulate import Status
+
+LEAPFROGS = 4
+
+
+def start(case, seed):
+    rng = np.random.default_rng(seed)
+    h, b = case.point(rng)
+    momentum = rng.standard_normal(b.shape)
+    root = np.tile(0.1 * np.eye(b.shape[1]), (len(b), 1, 1)) + 0.01 * rng.standard_normal((len(b), *2 * b.shape[1:]))
+    return h, b, momentum, rng.uniform(0.05, 0.2, len(b)), root
+
+
+class TestTrajectory:
+    def test_it_is_that_of_the_twin(self, either):
+        h, b, momentum, step, root = start(either, 1)
+        compiled = either.posterior.conditional(h)
+        twin = Conditional(compiled.likelihood, h[either.posterior.log_sd])
+        _, slope = compiled.likelihood(b)
+        ours = compiled.trajectory(b, slope, momentum, step, root, LEAPFROGS)
+        wanted = twin.trajectory(b, slope, momentum, step, root, LEAPFROGS)
+        for found, value in zip(ours, wanted, strict=True):
+            np.testing.assert_allclose(found, value, rtol=1e-6, atol=1e-6)
+        assert (ours[0] != b).all()
+
+    def test_it_leaves_its_arguments_alone(self, either):
+        h, b, momentum, step, root = start(either, 2)
+        compiled = either.posterior.conditional(h)
+        _, slope = compiled.likelihood(b)
+        before = [x.copy() for x in (b, slope, momentum, step, root)]
+        compiled.trajectory(b, slope, momentum, step, root, LEAPFROGS)
+        for now, then in zip((b, slope, momentum, step, root), before, strict=True):
+            np.testing.assert_array_equal(now, then)
+
+    def test_backwards_it_returns(self, either):
+        h, b, momentum, step, root = start(either, 3)
+        compiled = either.posterior.conditional(h)
+        _, slope = compiled.likelihood(b)
+        there, p, _, slope_there = compiled.trajectory(b, slope, momentum, 0.2 * step, root, LEAPFROGS)
+        back, p, _, _ = compiled.trajectory(there, slope_there, -p, 0.2 * step, root, LEAPFROGS)
+        np.testing.assert_allclose(back, b, atol=1e-6)
+        np.testing.assert_allclose(-p, momentum, atol=1e-5)
+
+
+class TestLikelihood:
+    def test_alone_it_is_the_same_without_its_slope(self, either):
+        h, b, *_ = start(either, 4)
+        compiled = either.posterior.conditional(h)
+        np.testing.assert_array_equal(compiled.loglik(b), compiled.likelihood(b)[0])
+
+    def test_only_the_patients_asked_for_are_counted(self, either):
+        h, b, *_ = start(either, 5)
+        before = either.posterior.outcomes.copy()
+        loglik = either.posterior.conditional(h, np.array([3, 0], dtype=np.int64)).loglik(b)
+        counted = either.posterior.outcomes - before
+        assert counted.sum() == counted[Status.SOLVED] == 2
+        assert (np.flatnonzero(loglik) == [0, 3]).all()
+
+    def test_an_absurd_patient_has_none_and_the_others_do_not_mind(self, either):
+        h, b, *_ = start(either, 6)
+        compiled = either.posterior.conditional(h)
+        wanted = compiled.loglik(b)
+        b[2] = 200.0
+        loglik, slope = compiled.likelihood(b)
+        assert loglik[2] == -np.inf
+        others = np.arange(len(b)) != 2
+        np.testing.assert_allclose(loglik[others], wanted[others], rtol=1e-6)
+        assert np.isfinite(slope[others]).all()
