@@ -337,14 +337,15 @@ class Sampler:
         delta: Any = np.zeros(mass_root.shape[0])
         p: Any = momentum
         v = value
-        for _ in range(count):
-            p = p + 0.5 * step * (mass_root.T @ g)
-            delta = delta + step * (mass_root @ p)
-            v, g = density(delta)
-            if not np.isfinite(v):
-                break
-            p = p + 0.5 * step * (mass_root.T @ g)
-        error = value - 0.5 * float(momentum @ momentum) - v + 0.5 * float(p @ p)
+        with np.errstate(over="ignore", invalid="ignore"):  # what runs away is rejected by its energy
+            for _ in range(count):
+                p = p + 0.5 * step * (mass_root.T @ g)
+                delta = delta + step * (mass_root @ p)
+                v, g = density(delta)
+                if not np.isfinite(v):
+                    break
+                p = p + 0.5 * step * (mass_root.T @ g)
+            error = value - 0.5 * float(momentum @ momentum) - v + 0.5 * float(p @ p)
         error = np.inf if np.isnan(error) else error
         return delta, float(np.exp(min(-error, 0.0))), error
 

@@ -113,27 +113,22 @@ class KernelConditional(Conditional):
     ) -> None:
         super().__init__(self._likelihood, log_sd)
         data = kernel_data(problem)
-        self._entry = entry_of(problem)
-        self._fixed = (
-            (data[0] if order is None else order, *data[1:]),
-            problem.tolerance,
-            problem.max_steps,
-            np.ascontiguousarray(offset),
-            by_deviation,
-            log,
-            logit,
-            outcomes,
+        self._entry = entry_of(problem)  # alone, for Numba calls functions inside tuples experimental
+        self._posed = (
+            (data[0] if order is None else order, *data[1:], outcomes),
+            (problem.tolerance, problem.max_steps),
+            (np.ascontiguousarray(offset), by_deviation, log, logit),
         )
 
     def _likelihood(self, b: Floats) -> tuple[Floats, Floats]:
         loglik, slope = np.empty(b.shape[0]), np.empty(b.shape)
-        _evaluate(self._entry, *self._fixed, np.ascontiguousarray(b), True, loglik, slope)
+        _evaluate(self._entry, self._posed, np.ascontiguousarray(b), True, loglik, slope)
         return loglik, slope
 
     def loglik(self, b: Floats) -> Floats:
         """The log-likelihood alone, which costs half."""
         loglik = np.empty(b.shape[0])
-        _evaluate(self._entry, *self._fixed, np.ascontiguousarray(b), False, loglik, np.empty(b.shape))
+        _evaluate(self._entry, self._posed, np.ascontiguousarray(b), False, loglik, np.empty(b.shape))
         return loglik
 
     def trajectory(
@@ -141,27 +136,14 @@ class KernelConditional(Conditional):
     ) -> tuple[Floats, Floats, Floats, Floats]:
         """As `Conditional.trajectory`."""
         b, p, slope, loglik = b.copy(), momentum.copy(), slope.copy(), np.empty(b.shape[0])
-        _trajectory(self._entry, *self._fixed, self.precision, step, root, count, b, p, loglik, slope)
+        _trajectory(self._entry, self._posed, self.precision, step, root, count, b, p, loglik, slope)
         return b, p, loglik, slope
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def _evaluate(
-    entry: Any,
-    data: Any,
-    tolerance: float,
-    max_steps: int,
-    offset: Floats,
-    by_deviation: Floats,
-    log: Any,
-    logit: Any,
-    outcomes: Integers,
-    b: Floats,
-    adjoint: bool,
-    loglik: Floats,
-    slope: Floats,
-) -> None:
+def _evaluate(entry: Any, posed: Any, b: Floats, adjoint: bool, loglik: Floats, slope: Floats) -> None:
     """Log-likelihood at deviations and, with ``adjoint``, its slope by them."""
+    data, (tolerance, max_steps), (offset, by_deviation, log, logit) = posed
     n, c, q = by_deviation.shape
     theta, grad = np.empty((n, c)), np.empty((n, c))
     for i in range(n):
@@ -170,7 +152,7 @@ def _evaluate(
             for k in range(q):
                 x += by_deviation[i, j, k] * b[i, k]
             theta[i, j] = np.exp(x) if log[j] else 1.0 / (1.0 + np.exp(-x)) if logit[j] else x
-    order, ev_time, ev_code, n_ev, ob_time, ob_kind, ob_family, ob_value, n_ob = data
+    order, ev_time, ev_code, n_ev, ob_time, ob_kind, ob_family, ob_value, n_ob, outcomes = data
     entry(
         order.ctypes.data, theta.ctypes.data, ev_time.ctypes.data, ev_code.ctypes.data, n_ev.ctypes.data,
         ob_time.ctypes.data, ob_kind.ctypes.data, ob_family.ctypes.data, ob_value.ctypes.data, n_ob.ctypes.data,
@@ -202,14 +184,7 @@ def _kick(half: Floats, root: Floats, slope: Floats, b: Floats, precision: Float
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def _trajectory(
     entry: Any,
-    data: Any,
-    tolerance: float,
-    max_steps: int,
-    offset: Floats,
-    by_deviation: Floats,
-    log: Any,
-    logit: Any,
-    outcomes: Integers,
+    posed: Any,
     precision: Floats,
     step: Floats,
     root: Floats,
@@ -230,5 +205,5 @@ def _trajectory(
                 for r in range(q):
                     total += root[i, k, r] * p[i, r]
                 b[i, k] += step[i] * total
-        _evaluate(entry, data, tolerance, max_steps, offset, by_deviation, log, logit, outcomes, b, True, loglik, slope)
+        _evaluate(entry, posed, b, True, loglik, slope)
         _kick(half, root, slope, b, precision, p)

@@ -13,6 +13,7 @@ import xarray as xr
 from .cohort import Cohort
 from .comparison import POPULATION_DRAWS, compare, integrated_loglik, leave_one_out
 from .coordinates import Coordinates
+from .diagnosis.convergence import diagnose
 from .geometry import Posterior, prepare
 from .holdout import forecast
 from .likelihood_op import LogDensity
@@ -288,4 +289,7 @@ def compare_variants(
         [g["elpd"].to_numpy() for g in groups.values()],
         [g["pareto_k"].to_numpy() for g in groups.values()],
     )
+    found = {name: diagnose(one.posterior()) for name, one in runs.items()}
+    table["max_rhat"] = [found[name].max_rhat for name in table["variant"]]
+    table["min_ess"] = [min(found[name].min_ess_bulk, found[name].min_ess_tail) for name in table["variant"]]
     run.update_provenance(comparison=table.to_dict(orient="records"))

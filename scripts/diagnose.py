@@ -97,6 +97,7 @@ def show(found: "Findings", console: "Console") -> None:
     _identifiability(found, console)
     _checks(found, console)
     _yardsticks(found, console)
+    _variants(found, console)
 
 
 def _convergence(found: "Findings", console: "Console") -> None:
@@ -196,6 +197,15 @@ def _yardsticks(found: "Findings", console: "Console") -> None:
         )
     for sentence in sticks.missing:
         console.print(f"[dim]• {escape(sentence)}[/]", highlight=False)
+
+
+def _variants(found: "Findings", console: "Console") -> None:
+    from reinfuse.fits.report import words
+
+    columns, rows, tie = words.comparison(found.provenance)
+    if rows:
+        _print_table(console, "Variants, each patient left out", [name.replace("_", " ") for name in columns], rows)
+        console.print(f"• {tie}", highlight=False)
 
 
 def _print_table(

@@ -334,9 +334,9 @@ def _on_scarcity(scarce: pd.DataFrame, draws: int) -> list[str]:
 
 def _on_divergences(diagnostics: Diagnostics, tree: xr.DataTree, known: list[Scalar]) -> list[str]:
     """Say where the divergent draws lie: at a small omega (a funnel), at an edge, or nowhere."""
-    if not diagnostics.divergences:
-        return []
     share = diagnostics.divergence_share or 0.0
+    if share < MAX_DIVERGENCE_SHARE:
+        return []
     wanted = f"less than {100 * MAX_DIVERGENCE_SHARE:.1f} % is wanted"
     what = "trajectories" if "trajectories" in tree["sample_stats"] else "draws"
     opening = f"{diagnostics.divergences} {what} diverged ({100 * share:.2f} %; {wanted})."

@@ -133,6 +133,10 @@ class TestFinishedRun:
         assert row["variant"] == "no-exhaustion"
         assert row["difference"] == 0.0
         assert row["elpd"] == pytest.approx(float(run.posterior()["integrated"]["elpd"].sum()))
+        # whether the fits that are compared can be trusted stands beside
+        found = json.loads((run.path / "diagnostics.json").read_text())
+        assert row["max_rhat"] == pytest.approx(found["max_rhat"])
+        assert row["min_ess"] == pytest.approx(min(found["min_ess_bulk"], found["min_ess_tail"]))
 
 
 class TestRefusals:
