@@ -49,6 +49,7 @@ SPREAD_STEPS: Final = 3
 JUMPS: Final = 2  # of each kind
 DIVERGENT: Final = 1000.0  # energy error that counts as a divergence, as in Stan
 CURVATURE_STEP: Final = 1e-3
+MASS_STATES: Final = 7
 
 
 @dataclass
@@ -310,20 +311,21 @@ class Sampler:
         return evaluate
 
     def learn_mass(self, states: list[tuple[Floats, Floats]]) -> None:
-        """Mass of the shared move: its curvature, averaged over states."""
+        """Mass of the shared move: its curvature, the median over states, for at one of them it may be absurd."""
         size = self.shared.size
         keep = self.h, self.b, self._known
-        curvature = np.zeros((size, size))
-        for h, b in states:
+        curvature = np.zeros((len(states), size, size))
+        for at, (h, b) in enumerate(states):
             self.place(h, b)
             density = self._shared_density(self._following())
             for k in range(size):
                 e = np.zeros(size)
                 e[k] = CURVATURE_STEP * min(1.0, float(self.posterior.prior_sd[self.shared[k]]))
                 up, down = density(e)[1], density(-e)[1]
-                curvature[:, k] -= (up - down) / (2.0 * e[k])
+                curvature[at, :, k] = (down - up) / (2.0 * e[k])
         self.h, self.b, self._known = keep
-        values, vectors = np.linalg.eigh(0.5 * (curvature + curvature.T) / len(states))
+        typical = np.median(np.nan_to_num(curvature), axis=0)
+        values, vectors = np.linalg.eigh(0.5 * (typical + typical.T))
         floor = 1.0 / float(self.posterior.prior_sd[self.shared].max()) ** 2
         self.mass_root = vectors / np.sqrt(np.maximum(np.abs(values), floor))
 
@@ -485,7 +487,7 @@ def sample_chain(
         if sweep % max(1, tune // 24) == 0:
             states.append((chain.h.copy(), chain.b.copy()))
         if sweep + 1 in (tune // 6, tune // 2):
-            chain.learn_mass(states[-6:])
+            chain.learn_mass(states[-MASS_STATES:])
             chain.shared_step = DualAveraging(np.full(1, 0.1), SHARED_LONGEST)
         tick(1)
     chain.steps.settle()
