@@ -52,6 +52,7 @@ ASSAYS: Final[Mapping[str, tuple[str, str]]] = {
 """What an assay is called in a figure, and its unit."""
 
 DAYS: Final = (0, 7, 14, 30, 60, 100, 180, 365, 730, 1095)
+CLOSEST: Final = 0.06  # distance of two such days on an axis, as a share of it
 
 RC: Final[dict[Any, Any]] = {
     "font.family": "sans-serif",
@@ -147,7 +148,10 @@ def day_axis(axes: Axes, last: float, *, label: str = "days since infusion") -> 
     """Lay out an axis of days by square root: the first weeks get room, the first day is still on it."""
     axes.set_xscale("function", functions=(_root, _square))
     axes.set_xlim(-float(_square(0.015 * np.sqrt(last))), last)  # a margin, so that day 0 is not cut in half
-    shown = [day for day in DAYS if day <= last]
+    shown: list[int] = []
+    for day in DAYS:
+        if day <= last and (not shown or np.sqrt(day) - np.sqrt(shown[-1]) > CLOSEST * np.sqrt(last)):
+            shown.append(day)
     axes.xaxis.set_major_locator(FixedLocator(shown))
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_locator(NullLocator())
