@@ -188,10 +188,7 @@ class Sampler:
         momentum = self.rng.standard_normal(self.b.shape)
         step = self.steps.step * self.rng.uniform(0.8, 1.2, n)
         y, p, new, new_slope = density.trajectory(self.b, slope, momentum, step, root, PATIENT_LEAPFROGS)
-        with np.errstate(over="ignore", invalid="ignore"):
-            error = density.value(self.b, loglik) - density.value(y, new)
-            error += 0.5 * (p**2).sum(axis=1) - 0.5 * (momentum**2).sum(axis=1)
-        error = np.where(np.isnan(error), np.inf, error)  # minus infinity: away from a start without a density
+        error = density.energy_error((self.b, momentum, loglik), (y, p, new))
         chance = np.exp(np.minimum(-error, 0.0))
         accepted = self.rng.uniform(size=n) < chance
         if further is not None:

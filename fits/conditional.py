@@ -48,6 +48,17 @@ class Conditional:
         with np.errstate(over="ignore"):
             return np.asarray(loglik - 0.5 * (b * b) @ self.precision - self.constant)
 
+    def energy_error(self, start: tuple[Floats, Floats, Floats], end: tuple[Floats, Floats, Floats]) -> Floats:
+        """What a trajectory gained in energy, (n,), from deviations, momenta and log-likelihoods at start and end.
+
+        Infinite where the trajectory ran away; minus infinity where it left a start without a density.
+        """
+        (b, momentum, loglik), (y, p, new) = start, end
+        with np.errstate(over="ignore", invalid="ignore"):
+            error = self.value(b, loglik) - self.value(y, new)
+            error += 0.5 * (p**2).sum(axis=1) - 0.5 * (momentum**2).sum(axis=1)
+        return np.where(np.isnan(error), np.inf, error)
+
     def trajectory(
         self, b: Floats, slope: Floats, momentum: Floats, step: Floats, root: Floats, count: int
     ) -> tuple[Floats, Floats, Floats, Floats]:

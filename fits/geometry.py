@@ -123,10 +123,8 @@ class Explorer:
             momentum = rng.standard_normal((n, q))
             step = self.step * rng.uniform(0.8, 1.2, n)
             x, p, new, s = density.trajectory(self.b, slope, momentum, step, self.mass_root, LEAPFROGS)
-            with np.errstate(over="ignore", invalid="ignore"):
-                gain = density.value(x, new) - density.value(self.b, loglik)
-                gain += 0.5 * (momentum**2).sum(axis=1) - 0.5 * (p**2).sum(axis=1)
-            chance = np.exp(np.minimum(np.where(np.isnan(gain), -np.inf, gain), 0.0))
+            error = density.energy_error((self.b, momentum, loglik), (x, p, new))
+            chance = np.exp(np.minimum(-error, 0.0))
             taken = rng.uniform(size=n) < chance
             self.b = np.where(taken[:, None], x, self.b)
             loglik, slope = np.where(taken, new, loglik), np.where(taken[:, None], s, slope)

@@ -154,10 +154,7 @@ def _conditional_draw(
         momentum = rng.standard_normal(b.shape)
         step = np.asarray(STEP * rng.uniform(0.3, 1.2, b.shape[0]))
         y, p, new, s = density.trajectory(b, slope, momentum, step, root, LEAPFROGS)
-        with np.errstate(over="ignore", invalid="ignore"):
-            gain = density.value(y, new) - density.value(b, loglik)
-            gain += 0.5 * (momentum**2).sum(axis=1) - 0.5 * (p**2).sum(axis=1)
-            taken = np.log(rng.uniform(size=b.shape[0])) < gain
+        taken = np.log(rng.uniform(size=b.shape[0])) < -density.energy_error((b, momentum, loglik), (y, p, new))
         b = np.where(taken[:, None], y, b)
         loglik, slope = np.where(taken, new, loglik), np.where(taken[:, None], s, slope)
     return b
