@@ -19,10 +19,9 @@ from scipy.special import gammaln, logsumexp
 from .conditional import Conditional
 from .coordinates import Coordinates
 from .geometry import Posterior
-from .results import Draws
+from .results import Draws, thinned
 
 type Floats = NDArray[np.float64]
-type Integers = NDArray[np.int64]
 
 POPULATION_DRAWS: Final = 200
 DEVIATION_DRAWS: Final = 64
@@ -30,16 +29,6 @@ DEGREES: Final = 5.0
 WIDER: Final = 1.2
 LEAST: Final = -1e3  # log-likelihood of a patient for whom every integral failed
 FEWEST_TO_SMOOTH: Final = 25  # draws: the tail that is smoothed is then five
-
-
-def spread_draws(draws: Draws, count: int) -> tuple[Integers, Floats, Floats]:
-    """At most ``count`` draws evenly spaced over a posterior: chain and draw (count, 2), population, deviations."""
-    chains, length = draws.population.shape[:2]
-    places = np.linspace(0, chains * length - 1, min(count, chains * length)).astype(int)
-    which = np.stack([places // length, places % length], axis=1)
-    c, k = which.T
-    h = np.concatenate([draws.population[c, k], draws.log_omega[c, k], draws.effect[c, k]], axis=1)
-    return which, h, draws.deviation[c, k]
 
 
 def integrated_loglik(
@@ -52,7 +41,7 @@ def integrated_loglik(
     cores: int = 1,
 ) -> Floats:
     """Log-likelihood of each patient given the population, deviations integrated out, (draws, n)."""
-    _, populations, _ = spread_draws(draws, POPULATION_DRAWS)
+    populations = [draws.hyper(c, k) for c, k in thinned(draws, POPULATION_DRAWS)]
 
     def one(h: Floats, rng: np.random.Generator) -> Floats:
         return _integrated(posterior.conditional(h), coordinates, h, rng)

@@ -15,12 +15,12 @@ from arviz_stats.base import array_stats
 from numpy.typing import NDArray
 
 from .assays import ASSAYS, LOG_OFFSET
-from .comparison import FEWEST_TO_SMOOTH, floored, in_threads, spread_draws
+from .comparison import FEWEST_TO_SMOOTH, floored, in_threads
 from .coordinates import Coordinates
 from .geometry import Posterior
 from .population import estimated
 from .problem import Problem
-from .results import DEGREES, Draws, observed, simulate_draws
+from .results import DEGREES, Draws, observed, simulate_draws, thinned
 
 type Floats = NDArray[np.float64]
 
@@ -100,7 +100,7 @@ def forecast(
     """
     posterior = Posterior(early(problem, cutoff))
     count = loglik.shape[0]
-    which, populations, starts = spread_draws(draws, count)
+    places = thinned(draws, count)
     rows = observed(problem)
     late = np.flatnonzero((rows["time"].to_numpy() > cutoff) & (rows["time"].to_numpy() <= until))
     times = np.unique(np.concatenate([rows["time"].to_numpy()[late], [RISK_DAY]]))
@@ -109,10 +109,11 @@ def forecast(
     def one(h: Floats, start: Floats, rng: np.random.Generator) -> Floats:
         return _conditional_draw(posterior, coordinates, h, start, rng)
 
+    populations, starts = [draws.hyper(c, k) for c, k in places], [draws.deviation[c, k] for c, k in places]
     deviations = in_threads(one, populations, starts, rng.spawn(count), cores=cores, tick=tick)
     thetas = np.empty((count, n, problem.base.shape[1]))
     sigmas = np.empty((count, len(ASSAYS)))
-    for sample, (c, k) in enumerate(which.tolist()):
+    for sample, (c, k) in enumerate(places):
         thetas[sample] = draws.design.theta(draws.population[c, k], draws.effect[c, k], deviations[sample])
         for a, name in enumerate(ASSAYS):
             if f"sigma_{name}" in labels:

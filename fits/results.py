@@ -58,6 +58,11 @@ class Draws:
         self.population, self.log_omega, self.effect = h[..., :d], h[..., d : d + q + o], h[..., d + q + o :]
         self.deviation = x[..., lay.block]
 
+    def hyper(self, chain: int, draw: int) -> Floats:
+        """The population vector of one draw, in the order of `geometry.Posterior`."""
+        parts = self.population[chain, draw], self.log_omega[chain, draw], self.effect[chain, draw]
+        return np.concatenate(parts)
+
     def theta(self, chain: int, draw: int) -> Floats:
         """Individual parameters of one draw, (n, columns)."""
         return self.design.theta(self.population[chain, draw], self.effect[chain, draw], self.deviation[chain, draw])
@@ -123,7 +128,8 @@ def posterior_draws(problem: Problem, draws: Draws) -> xr.Dataset:
     return _named(problem, draws.population, np.exp(draws.log_omega), draws.effect, draws.deviation)
 
 
-def _thinned(draws: Draws, count: int) -> list[tuple[int, int]]:
+def thinned(draws: Draws, count: int) -> list[tuple[int, int]]:
+    """At most ``count`` places (chain, draw), evenly spaced over a posterior."""
     chains, length = draws.population.shape[:2]
     places = np.linspace(0, chains * length - 1, min(count, chains * length)).astype(int)
     return [(int(i) // length, int(i) % length) for i in places]
@@ -152,7 +158,7 @@ def predictions(problem: Problem, draws: Draws, rng: np.random.Generator) -> xr.
     rec = problem.observed
     rows = np.flatnonzero(rec.kind < ASSAYS.index("progression"))
     times = np.unique(rec.time[rows])
-    chosen = _thinned(draws, PREDICTIVE_DRAWS)
+    chosen = thinned(draws, PREDICTIVE_DRAWS)
     thetas = np.stack([draws.theta(c, k) for c, k in chosen])
     simulated = simulate_draws(problem, thetas, times)
     column = np.searchsorted(times, rec.time[rows])
@@ -195,7 +201,7 @@ def curves(problem: Problem, draws: Draws, until: float) -> xr.Dataset:
     """Posterior curves of every patient, for figures and for predicted progression."""
     early = np.arange(0.0, min(40.0, until), 1.0)
     times = np.unique(np.concatenate([early, np.linspace(0.0, until, CURVE_POINTS).round(1)]))
-    thetas = np.stack([draws.theta(c, k) for c, k in _thinned(draws, CURVE_DRAWS)])
+    thetas = np.stack([draws.theta(c, k) for c, k in thinned(draws, CURVE_DRAWS)])
     simulated = simulate_draws(problem, thetas, times)
     dims = ("sample", "patient", "time")
     data: dict[str, Any] = {

@@ -20,6 +20,7 @@ def taken_apart(h: np.ndarray, b: np.ndarray) -> SimpleNamespace:
         log_omega=h[..., D : D + SPREADS],
         effect=h[..., D + SPREADS :],
         deviation=b[None],
+        hyper=lambda chain, draw: h[chain, draw],
     )
 
 
