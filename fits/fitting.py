@@ -127,6 +127,7 @@ def fit(
         If the folder may not be written, or the cohort cannot be fitted.
     """
     specification, settings = specification or Specification(), settings or Settings()
+    RunFolder.check(out, resume=resume, overwrite=overwrite)
     clock = Clock({})
     clock.start()
     with progress("Compiling", 2) as tick:

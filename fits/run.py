@@ -235,6 +235,33 @@ class RunFolder:
     # ------------------------------------------------------------------ making and opening
 
     @classmethod
+    def check(cls, path: str | Path, *, resume: bool = False, overwrite: bool = False) -> bool:
+        """Whether `create` would find a run there; refuses what it would refuse, and changes nothing.
+
+        Cheap, to be asked before a fit compiles anything. Parameters and errors as of `create`.
+        """
+        folder = Path(path)
+        if folder.exists() and not folder.is_dir():
+            raise ReinfuseError(f"{folder} is a file; --out needs a folder. Name a folder that is new or empty.")
+        names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+        is_run = RUN_FILE in names or CHAINS_FOLDER in names
+        if names and not is_run:
+            raise ReinfuseError(
+                f"{folder} holds other files ({_some(names)}) and no {RUN_FILE}. Name a folder that is new or empty."
+            )
+        if is_run and not (resume or overwrite):
+            raise ReinfuseError(
+                f"{folder} already holds a run. Name another folder, add --resume to go on with one that was "
+                "interrupted, or --force to write over it."
+            )
+        if RUN_FILE in names and resume and not overwrite and cls(folder).provenance.get("status") == "done":
+            raise ReinfuseError(
+                f"{folder} holds a finished run; there is nothing to resume. Look at it with `reinfuse diagnose`, name "
+                "another folder, or fit again with --force instead of --resume."
+            )
+        return is_run
+
+    @classmethod
     def create(cls, path: str | Path, *, resume: bool = False, overwrite: bool = False) -> Self:
         """Make a run folder, and refuse to write into a folder that is something else.
 
@@ -253,24 +280,7 @@ class RunFolder:
             If the path is a file, holds other files, or holds a run and neither `resume` nor `overwrite`
             was asked for. Nothing is changed then.
         """
-        folder = Path(path)
-        if folder.exists() and not folder.is_dir():
-            raise ReinfuseError(f"{folder} is a file; --out needs a folder. Name a folder that is new or empty.")
-        names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-        is_run = RUN_FILE in names or CHAINS_FOLDER in names
-        if names and not is_run:
-            raise ReinfuseError(
-                f"{folder} holds other files ({_some(names)}) and no {RUN_FILE}. Name a folder that is new or empty."
-            )
-        if is_run and not (resume or overwrite):
-            raise ReinfuseError(
-                f"{folder} already holds a run. Name another folder, or add --resume to go on with this one."
-            )
-        if RUN_FILE in names and resume and not overwrite and cls(folder).provenance.get("status") == "done":
-            raise ReinfuseError(
-                f"{folder} holds a finished run; there is nothing to resume. Look at it with `reinfuse diagnose`, name "
-                "another folder, or add --force to fit again."
-            )
+        folder, is_run = Path(path), cls.check(path, resume=resume, overwrite=overwrite)
         if is_run and overwrite and not resume:
             for name in OWN_FILES:
                 (folder / name).unlink(missing_ok=True)
