@@ -16,6 +16,7 @@ independent. A sweep has four moves, each of which leaves the posterior invarian
    less the better its data inform them. With move 2 this mixes for well and for badly informed effects alike
    (interweaving of a sufficient and an ancillary augmentation, Yu & Meng 2011).
 
+Patients and shared values take turns three times a sweep, for they hold each other; the rest once or after each turn.
 The work grows linearly with the number of patients. Step sizes and masses adapt during warm-up only.
 """
 

@@ -40,7 +40,7 @@ class Conditional:
         self.constant = float(log_sd.sum())
 
     def loglik(self, b: Floats) -> Floats:
-        """The log-likelihood alone, which costs half."""
+        """The log-likelihood alone."""
         return self.likelihood(b)[0]
 
     def value(self, b: Floats, loglik: Floats) -> Floats:
