@@ -192,7 +192,13 @@ def comparison(provenance: Mapping[str, Any]) -> tuple[list[str], list[list[str]
     if not lines:
         return [], [], ""
     columns = list(dict.fromkeys(str(key) for line in lines for key in line))
-    rows = [[_cell(line.get(column)) for column in columns] for line in lines]
+    rows = [
+        [
+            f"{line[column]:.3f}" if column == "max_rhat" and column in line else _cell(line.get(column))
+            for column in columns
+        ]
+        for line in lines
+    ]
     return (
         columns,
         rows,

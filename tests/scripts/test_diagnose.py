@@ -11,8 +11,8 @@ from reinfuse.scripts.diagnose import judge
 from ..fits import fake_run
 
 COMPARISON = [
-    {"variant": "no-exhaustion", "elpd": -181.0, "difference": 0.0, "se_difference": 0.0, "patients_k_above_0.7": 0},
-    {"variant": "full", "elpd": -183.5, "difference": -2.5, "se_difference": 1.9, "patients_k_above_0.7": 1},
+    {"variant": "no-exhaustion", "elpd": -181.0, "difference": 0.0, "se_difference": 0.0, "max_rhat": 1.0064},
+    {"variant": "full", "elpd": -183.5, "difference": -2.5, "se_difference": 1.9, "max_rhat": 1.0958},
 ]
 
 
@@ -39,6 +39,8 @@ def test_variants_are_set_beside_each_other_and_a_tie_is_called_one(judged):
     (line,) = [line for line in printed.splitlines() if line.strip().startswith("full")]
     assert "-2.5" in line
     assert "1.9" in line
+    assert "1.096" in line
+    assert "1.006" in printed  # not 1.01, which would be too much
     assert "standard errors is a tie" in printed
 
 
