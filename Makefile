@@ -26,21 +26,27 @@ lint: env  ## style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: env  ## the simulator beside its peers
-	$(BIN)/python benchmarks/bench_kernels.py
+bench: .venv-bench/.stamp  ## the simulator beside its peers, about 20 minutes (BENCH=--quick: a smoke test)
+	.venv-bench/bin/python benchmarks/bench.py $(BENCH)
 
 docs: env  ## the documentation, into docs/_build/html; a warning is an error
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 lock: env  ## compute requirements.lock anew from pyproject.toml (UPGRADE=--upgrade for newer versions)
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.12 --generate-hashes \
-	    --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
-	    --quiet $(UPGRADE) --output-file requirements.lock
+	    $(lock_options) --output-file requirements.lock
+	$(BIN)/uv pip compile pyproject.toml benchmarks/requirements.txt --constraint requirements.lock --universal \
+	    --python-version 3.12 --generate-hashes $(lock_options) --output-file benchmarks/requirements.lock
+	echo numbalsoda | $(BIN)/uv pip compile - --no-deps --python-version 3.12 --generate-hashes $(lock_options) \
+	    --output-file benchmarks/numbalsoda.lock
 
 clean:  ## remove caches, builds and generated kernels (not .venv, not demo_out)
 	rm -rf build dist *.egg-info docs/_build model/kernels/generated
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage htmlcov
 	find model fits scripts tests benchmarks notebooks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+lock_options = --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
+    --quiet $(UPGRADE)
 
 # What PYTHON is: "3.11.7 old", "3.13.0 fine", or nothing where it cannot be run.
 found = $(shell "$(PYTHON)" -c 'import sys; v = sys.version_info; sys.stdout.write("%d.%d.%d " % v[:3] + ("fine" if v >= (3, 12) else "old"))' 2>/dev/null)
@@ -54,6 +60,17 @@ remedy = reinfuse needs Python 3.12 or newer; name one with: make PYTHON=/path/t
 	$(BIN)/python -m pip install -qq --require-hashes --no-deps -r requirements.lock
 	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
 	$(BIN)/python -m pip check
+	@touch $@
+
+# The peers of the benchmark. numbalsoda has to be built and needs a Fortran compiler: without it the table says so.
+.venv-bench/.stamp: benchmarks/requirements.lock benchmarks/numbalsoda.lock pyproject.toml | env
+	@echo "Making .venv-bench with the packages of benchmarks/requirements.lock: about two minutes, 2 GB"
+	@test "$$(.venv-bench/bin/python -V 2>&1)" = "$$($(BIN)/python -V)" || $(BIN)/python -m venv --clear .venv-bench
+	.venv-bench/bin/python -m pip install -qq --require-hashes --no-deps -r benchmarks/requirements.lock
+	.venv-bench/bin/python -m pip install -qq --no-deps --no-build-isolation -e .
+	PATH="$(CURDIR)/.venv-bench/bin:$$PATH" .venv-bench/bin/python -m pip install -qq --require-hashes --no-deps \
+	    --no-build-isolation -r benchmarks/numbalsoda.lock || echo "numbalsoda was not built; going on without it"
+	.venv-bench/bin/python -m pip check
 	@touch $@
 
 # Python of an environment that is already there: "(3, 13)", or "()", which equals no version.

@@ -154,7 +154,7 @@ class Sampler:
 
     def __post_init__(self) -> None:
         self.models = regressions(self.posterior)
-        self.moved = np.concatenate([m.columns for m in self.models]).astype(np.int64)
+        self.moved = np.concatenate([np.empty(0, dtype=np.int64), *(m.columns for m in self.models)])
         self.shared = np.setdiff1d(np.arange(self.h.size), np.concatenate([self.moved, self.posterior.log_sd]))
         self.carriers = np.zeros((*self.b.shape, self.moved.size))
         at = 0
@@ -363,6 +363,8 @@ class Sampler:
     def move_scale(self, tune: bool) -> tuple[float, int]:
         """A trajectory of the log-spreads; deviations are scaled as far as the prior rules them."""
         lay, log_sd = self.coordinates.layout, self.posterior.log_sd
+        if log_sd.size == 0:  # nothing varies between patients
+            return 1.0, 0
         places, index = np.unique(log_sd, return_inverse=True)
         jacobian = np.bincount(index, weights=self.freedom.sum(axis=0))
 
@@ -480,7 +482,7 @@ def sample_chain(
         chain.sweep(tune=True)
         if sweep >= tune // 4:
             visited.append(chain.b.copy())
-        if sweep + 1 in (tune // 2, 3 * tune // 4, tune):
+        if sweep + 1 in (tune // 2, 3 * tune // 4, tune) and chain.b.size:
             chain.archive = Archive(np.array(visited))
         if sweep % max(1, tune // 24) == 0:
             states.append((chain.h.copy(), chain.b.copy()))

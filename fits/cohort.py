@@ -21,7 +21,7 @@ from reinfuse.model.products import PRODUCTS
 from .cohort_checks import HasDose, canonical_table, event_course
 from .cohort_files import CohortError, Fault, frame_cells, read_cells
 from .cohort_summary import CohortSummary, summarise
-from .cohort_terms import ASSAY_TABLE, COLUMNS, EVENTS
+from .cohort_terms import ASSAY_TABLE, CART, COLUMNS, EVENTS, Vocabulary
 
 __all__ = [
     "ASSAY_TABLE",
@@ -36,22 +36,25 @@ __all__ = [
     "write_cohort",
 ]
 
-#: The canonical table's own contract; every `Cohort` is held to it, however it was made.
-CANONICAL = pa.DataFrameSchema(
-    {
-        "ID": pa.Column("str", pa.Check.str_length(min_value=1)),
-        "TIME": pa.Column("float64"),
-        "EVID": pa.Column("int64", pa.Check.isin([0, 1])),
-        "AMT": pa.Column("float64", pa.Check.gt(0), nullable=True),
-        "PRODUCT": pa.Column("str"),
-        "LD": pa.Column("float64", pa.Check.in_range(0, 1), nullable=True),
-        "DVID": pa.Column("str", pa.Check.isin(["", *ASSAY_TABLE])),
-        "DV": pa.Column("float64", pa.Check.ge(0), nullable=True),
-        "CENS": pa.Column("int64", pa.Check.isin([-1, 0, 1])),
-        "LLOQ": pa.Column("float64", pa.Check.gt(0), nullable=True),
-    },
-    name="cohort",
-)
+
+def contract(terms: Vocabulary) -> pa.DataFrameSchema:
+    """The canonical table's own contract; every `Cohort` is held to it, however it was made."""
+    at_least = [pa.Check.ge(0)] if terms.courses else []
+    return pa.DataFrameSchema(
+        {
+            "ID": pa.Column("str", pa.Check.str_length(min_value=1)),
+            "TIME": pa.Column("float64"),
+            "EVID": pa.Column("int64", pa.Check.isin([0, 1])),
+            "AMT": pa.Column("float64", [pa.Check.gt(0)] if terms.courses else [], nullable=True),
+            "PRODUCT": pa.Column("str"),
+            "LD": pa.Column("float64", pa.Check.in_range(0, 1), nullable=True),
+            "DVID": pa.Column("str", pa.Check.isin(["", *terms.assays])),
+            "DV": pa.Column("float64", at_least, nullable=True),
+            "CENS": pa.Column("int64", pa.Check.isin([-1, 0, 1])),
+            "LLOQ": pa.Column("float64", pa.Check.gt(0), nullable=True),
+        },
+        name="cohort",
+    )
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ class Cohort:
         The file or data set it came from.
     sha256
         Digest of the bytes it was read from.
+    terms
+        What the table may hold; that of CAR-T cells as a rule.
 
     Raises
     ------
@@ -78,10 +83,11 @@ class Cohort:
     table: pd.DataFrame
     name: str
     sha256: str
+    terms: Vocabulary = CART
 
     def __post_init__(self) -> None:
         try:
-            CANONICAL.validate(self.table)
+            contract(self.terms).validate(self.table)
         except pa.errors.SchemaError as error:
             raise ReinfuseError(
                 f"not a canonical cohort table: {error}; make cohorts with read_cohort or cohort_from_frame"
@@ -128,7 +134,7 @@ class Cohort:
     @cached_property
     def max_infusions(self) -> int:
         """The largest number of infusions any patient got."""
-        return int(self.infusions["SLOT"].max())
+        return int(self.infusions["SLOT"].max()) if len(self.infusions) else 0
 
     @cached_property
     def observation_slots(self) -> npt.NDArray[np.int64]:

@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -17,16 +18,14 @@ import pandas as pd
 
 from .cohort_files import WHOLE_FILE, Cells, CohortError, Fault
 from .cohort_terms import (
-    ASSAY_ALIASES,
-    ASSAY_TABLE,
+    CART,
     COLUMN_ALIASES,
     COLUMNS,
     EVENTS,
     HIGHEST_DOSE,
-    LONGEST_TIME,
     LOWEST_DOSE,
     PRODUCT_ALIASES,
-    REQUIRED_COLUMNS,
+    Vocabulary,
 )
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
@@ -80,8 +79,8 @@ class _Infusion:
 class _Checker:
     """What every check needs: the cells, where each column is, and the faults so far."""
 
-    def __init__(self, cells: Cells, products: Mapping[str, HasDose]) -> None:
-        self.cells = cells
+    def __init__(self, cells: Cells, products: Mapping[str, HasDose], terms: Vocabulary) -> None:
+        self.cells, self.terms = cells, terms
         self.faults: list[Fault] = list(cells.faults)
         self.products = {name.lower(): (name, product) for name, product in products.items()}
         self.place = {name.upper(): i for i, name in enumerate(cells.header)}
@@ -131,7 +130,9 @@ class _Checker:
             self.fault(row, column, what, "write decimals with a point and thousands without a separator")
 
 
-def canonical_table(cells: Cells, *, products: Mapping[str, HasDose]) -> pd.DataFrame:
+def canonical_table(
+    cells: Cells, *, products: Mapping[str, HasDose] = MappingProxyType({}), terms: Vocabulary = CART
+) -> pd.DataFrame:
     """Check every row and turn the cells into the canonical table.
 
     Parameters
@@ -140,6 +141,8 @@ def canonical_table(cells: Cells, *, products: Mapping[str, HasDose]) -> pd.Data
         A table as text, from `read_cells` or `frame_cells`.
     products
         The products that PRODUCT may name (in any case), with their reference doses in cells.
+    terms
+        What the table may hold.
 
     Returns
     -------
@@ -153,7 +156,7 @@ def canonical_table(cells: Cells, *, products: Mapping[str, HasDose]) -> pd.Data
     CohortError
         Holding every fault found.
     """
-    checker = _Checker(cells, products)
+    checker = _Checker(cells, products, terms)
     _check_header(checker)
     if not cells.rows and not checker.faults:
         remedy = "add one row per infusion or observation"
@@ -171,7 +174,7 @@ def canonical_table(cells: Cells, *, products: Mapping[str, HasDose]) -> pd.Data
     if checker.faults:
         order = {name: i for i, name in enumerate(COLUMNS)}
         raise CohortError(sorted(checker.faults, key=lambda f: (f.row, order.get(f.column, len(order)))))
-    return _assemble(patients, infusions, covariates)
+    return _assemble(patients, infusions, covariates, list(terms.assays))
 
 
 def natural_order(name: str) -> tuple[tuple[int, int, str], ...]:
@@ -232,11 +235,12 @@ def _check_header(checker: _Checker) -> None:
             checker.header_fault(key if key in COLUMNS else name, "duplicate column", shown, remedy)
         first.setdefault(key, name)
     spare = [key for key in first if key and key not in COLUMNS]
-    for name in REQUIRED_COLUMNS:
+    for name in checker.terms.required:
         if name not in first:
             near = [key for key in spare if key in COLUMN_ALIASES[name]]
             near = near or difflib.get_close_matches(name, spare, n=1, cutoff=0.6)
-            empty = " (it may be empty: the product's reference dose)" if name == "AMT" else ""
+            optional = name == "AMT" and checker.terms.courses
+            empty = " (it may be empty: the product's reference dose)" if optional else ""
             remedy = f"rename column {first[near[0]]!r} to {name}" if near else f"add a column {name}{empty}"
             checker.header_fault(name, "required column is missing", ", ".join(written), remedy)
     if any(fault.row == 1 for fault in checker.faults):
@@ -252,29 +256,34 @@ def _read_row(checker: _Checker, line: int, cells: tuple[str, ...]) -> _Row:
         row.patient = ""
         checker.fault(row, "ID", "no patient", "give every row the ID of its patient")
     _read_time(checker, row)
-    row.evid = _read_code(checker, row, "EVID", (0, 1), _EVID_REMEDY, None)
+    courses = checker.terms.courses
+    row.evid = _read_code(checker, row, "EVID", (0, 1), _EVID_REMEDY, None if courses else 0)
     row.cens = _read_code(checker, row, "CENS", (-1, 0, 1), _CENS_REMEDY, 0) or 0
-    _read_product(checker, row)
     _read_assay(checker, row)
-    dose_remedy = "give CAR+ cells infused, or leave empty for the reference dose"
+    dose_remedy = "give CAR+ cells infused, or leave empty for the reference dose" if courses else "give the amount"
     row.amt = checker.number(row, "AMT", dose_remedy)
-    row.ld = checker.number(row, "LD", "give an intensity from 0 to 1, or leave empty for 1")
+    if courses:
+        _read_product(checker, row)
+        row.ld = checker.number(row, "LD", "give an intensity from 0 to 1, or leave empty for 1")
     row.dv = checker.number(row, "DV", "give the measured value")
     row.lloq = checker.number(row, "LLOQ", "give the lower limit of quantification, or leave empty")
     if row.evid == 1:
-        _check_infusion(checker, row)
+        (_check_infusion if courses else _check_dose)(checker, row)
     elif row.evid == 0:
         _check_observation(checker, row)
     return row
 
 
 def _read_time(checker: _Checker, row: _Row) -> None:
-    remedy = "give days since the first infusion"
+    terms = checker.terms
+    remedy = f"give {terms.time}"
     row.time = checker.number(row, "TIME", remedy)
     if math.isnan(row.time) and "TIME" not in row.bad:
         row.bad.add("TIME")
         checker.fault(row, "TIME", "no time", remedy)
-    if abs(row.time) > LONGEST_TIME:
+    if not terms.courses and row.time < 0:
+        checker.fault(row, "TIME", "a time before 0", f"count {terms.time} from the start of the simulation")
+    if abs(row.time) > terms.longest:
         what = "absurd scale: more than a century in days"
         checker.fault(row, "TIME", what, f"hours, seconds or a date number? {remedy.capitalize()}")
 
@@ -311,16 +320,18 @@ def _read_product(checker: _Checker, row: _Row) -> None:
 
 
 def _read_assay(checker: _Checker, row: _Row) -> None:
-    written = checker.text(row, "DVID")
+    written, terms = checker.text(row, "DVID"), checker.terms
+    names = {name.lower(): name for name in terms.assays}
     if written in _MISSING:
+        if row.evid == 0 and len(names) == 1:
+            (row.dvid,) = terms.assays
         return
-    if written.lower() in ASSAY_TABLE:
-        row.dvid = written.lower()
+    if written.lower() in names:
+        row.dvid = names[written.lower()]
         return
     row.bad.add("DVID")
-    names = {**ASSAY_ALIASES, **{name: name for name in ASSAY_TABLE}}
-    remedy = _did_you_mean(written, names, f"known are {', '.join(ASSAY_TABLE)}")
-    checker.fault(row, "DVID", "unknown assay", remedy)
+    remedy = _did_you_mean(written, {**terms.aliases, **names}, f"known are {', '.join(terms.assays)}")
+    checker.fault(row, "DVID", "unknown assay" if terms.courses else "unknown observable", remedy)
 
 
 def _did_you_mean(written: str, names: Mapping[str, str], otherwise: str) -> str:
@@ -328,6 +339,18 @@ def _did_you_mean(written: str, names: Mapping[str, str], otherwise: str) -> str
     key = written.lower()
     near = [key] if key in names else difflib.get_close_matches(key, list(names), n=1, cutoff=0.6)
     return f"did you mean {names[near[0]]!r}?" if near else otherwise
+
+
+def _check_dose(checker: _Checker, row: _Row) -> None:
+    """Check a dose of a model that knows no products."""
+    if not checker.terms.doses:
+        checker.fault(
+            row, "EVID", "a dose, but the model takes none", "remove the row, or give the model a dose effect"
+        )
+    elif math.isnan(row.amt) and "AMT" not in row.bad:
+        checker.fault(row, "AMT", "a dose without its amount", "give the amount")
+    if not math.isnan(row.dv) and row.dv != 0:
+        checker.fault(row, "DV", "dose row with a value", _OWN_ROW)
 
 
 def _check_infusion(checker: _Checker, row: _Row) -> None:
@@ -360,12 +383,13 @@ def _check_observation(checker: _Checker, row: _Row) -> None:
         checker.fault(row, "LLOQ", "the limit is not positive", remedy)
     if not row.dvid:
         if "DVID" not in row.bad:
-            checker.fault(row, "DVID", "observation without an assay", f"name it: {', '.join(ASSAY_TABLE)}")
+            what = f"observation without an {'assay' if checker.terms.courses else 'observable'}"
+            checker.fault(row, "DVID", what, f"name it: {', '.join(checker.terms.assays)}")
     elif math.isnan(row.dv):
         if "DV" not in row.bad:
             remedy = "give the value; remove the row if nothing was measured"
             checker.fault(row, "DV", "observation without a value", remedy)
-    elif row.dvid in EVENTS:
+    elif checker.terms.courses and row.dvid in EVENTS:
         if row.dv not in (0.0, 1.0):
             remedy = "write 1 if it happened on this day, 0 for the last day known to be free of it"
             checker.fault(row, "DV", f"{row.dvid} is neither 0 nor 1", remedy)
@@ -377,7 +401,9 @@ def _check_observation(checker: _Checker, row: _Row) -> None:
 
 
 def _check_concentration(checker: _Checker, row: _Row) -> None:
-    assay = ASSAY_TABLE[row.dvid]
+    assay = checker.terms.assays[row.dvid]
+    if assay.signed:
+        return
     if row.cens and row.dv <= 0:
         what = f"CENS = {row.cens} without a positive limit in DV"
         checker.fault(row, "DV", what, f"write the limit itself in DV ({assay.unit})")
@@ -403,7 +429,8 @@ def _check_patient(checker: _Checker, rows: Sequence[_Row]) -> list[_Infusion]:
     observations = [row for row in rows if row.evid == 0]
     # rows that could not be read may be the ones that seem to be missing
     complete = not any("EVID" in row.bad for row in rows) and not checker.cells.faults
-    if complete and not doses:
+    courses = checker.terms.courses
+    if complete and courses and not doses:
         what = f"patient {rows[0].patient} has observations and no infusion"
         remedy = "add a row with EVID = 1, TIME = 0 and the PRODUCT"
         checker.fault(rows[0], "EVID", what, remedy)
@@ -411,6 +438,8 @@ def _check_patient(checker: _Checker, rows: Sequence[_Row]) -> list[_Infusion]:
         what = f"patient {rows[0].patient} has no observations"
         checker.fault(rows[0], "EVID", what, "add observations, or remove the patient")
     _check_repeated(checker, observations)
+    if not courses:
+        return [_Infusion(row, row.time, row.amt, "", math.nan) for row in doses if not math.isnan(row.time)]
     infusions = _join_split_doses(checker, doses)
     if any({"TIME", "EVID", "PRODUCT"} & row.bad for row in rows) or not infusions:
         return infusions
@@ -447,7 +476,7 @@ def _check_repeated(checker: _Checker, observations: Iterable[_Row]) -> None:
         row.bad.add("repeated")
         if first.cells == row.cells:
             checker.fault(row, "TIME", f"duplicated row: the same as row {first.line}", "remove one")
-        else:
+        elif checker.terms.courses:
             what = f"second {row.dvid} at TIME {_shown(row.time)}; the first is in row {first.line}"
             checker.fault(row, "DV", what, "keep one, or average the replicates")
 
@@ -583,8 +612,9 @@ def _assemble(
     patients: Mapping[str, Sequence[_Row]],
     infusions: Mapping[str, Sequence[_Infusion]],
     covariates: Mapping[str, Mapping[str, str]],
+    assays: Sequence[str],
 ) -> pd.DataFrame:
-    rank = {name: i for i, name in enumerate(ASSAY_TABLE)}
+    rank = {name: i for i, name in enumerate(assays)}
     none = math.nan
     records: list[tuple[object, ...]] = []
     for patient in sorted(patients, key=natural_order):

@@ -1,7 +1,7 @@
 """The words of a cohort file: its columns, its assays with their units, and the names people use for them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 #: Columns a file must have, in any case; AMT may be empty throughout.
@@ -35,12 +35,15 @@ class Assay:
         What that other unit is likely to be, and the cure.
     zero_is_a_result
         True for a percentage; elsewhere a zero is a value below the limit, to be marked as censored.
+    signed
+        True where a value may be negative.
     """
 
     unit: str
-    highest: float
-    suspect: str
+    highest: float = float("inf")
+    suspect: str = ""
     zero_is_a_result: bool = False
+    signed: bool = False
 
 
 #: The values of DVID, in the order in which tables list them.
@@ -102,3 +105,46 @@ COLUMN_ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
     "DVID": ("ASSAY", "YTYPE", "DVNAME", "CMT", "OBSERVABLE", "OBSID"),
     "DV": ("Y", "VALUE", "CONC", "OBS", "LIDV"),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """What a table may hold.
+
+    Attributes
+    ----------
+    assays
+        The values of DVID, in the order in which tables list them.
+    aliases
+        Other names of them, for "did you mean".
+    required
+        Columns a file must have.
+    time
+        What TIME counts.
+    longest
+        A TIME beyond it is in another unit.
+    courses
+        Whether doses are infusions of CAR-T products: they have names and doses of reference, the first is at time 0,
+        and progression and death belong to them. Else doses are any amounts at any times.
+    doses
+        Whether there may be doses at all.
+    """
+
+    assays: Mapping[str, Assay]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    required: tuple[str, ...]
+    time: str
+    longest: float = float("inf")
+    courses: bool = False
+    doses: bool = True
+
+
+#: The cohort file of CAR-T cells.
+CART: Final = Vocabulary(
+    assays=ASSAY_TABLE,
+    aliases=ASSAY_ALIASES,
+    required=REQUIRED_COLUMNS,
+    time="days since the first infusion",
+    longest=LONGEST_TIME,
+    courses=True,
+)

@@ -1,14 +1,21 @@
-"""A fit from cohort to run folder: pose, compile, explore, sample, predict, write."""
+"""A fit from cohort to run folder: pose, compile, explore, sample, predict, write.
+
+A model of the user's own goes the same way, but for the forecasts of withheld samples: what they count, and when, is
+that of CAR-T cells.
+"""
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
+
+from reinfuse.model.define import Model
 
 from .cohort import Cohort
 from .comparison import POPULATION_DRAWS, compare, integrated_loglik, leave_one_out
@@ -17,6 +24,7 @@ from .diagnosis.convergence import diagnose
 from .geometry import Posterior, prepare
 from .holdout import forecast
 from .likelihood_op import LogDensity
+from .own_model import describe, pose_model
 from .population import population_model
 from .problem import Problem, Specification, pose
 from .results import (
@@ -32,6 +40,7 @@ from .results import (
 from .run import RunFolder, provenance, settings_hash
 from .sampling import Settings, sample, sampler_name
 
+type Floats = NDArray[np.float64]
 #: Opens a progress display: title and number of steps in, a function that advances it out.
 type Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
@@ -58,7 +67,7 @@ class Clock:
         self._since = now
 
 
-def _flattened(problem: Problem, values: xr.Dataset) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _flattened(problem: Problem, values: xr.Dataset) -> Floats:
     return np.asarray(values["x"].transpose("chain", "draw", "coordinate").to_numpy(), dtype=np.float64)
 
 
@@ -69,6 +78,7 @@ def assemble(problem: Problem, sampled: xr.Dataset, rng: np.random.Generator) ->
     few = Draws(problem, _flattened(problem, sampled.isel(draw=slice(None, None, thin))))
     statistics = sampled.drop_vars("x")
     last = float(problem.ob_time.max())
+    until = last if problem.own else min(last, LONGEST_CURVE)
     groups = {
         "posterior": posterior_draws(problem, draws),
         "prior": prior_draws(problem, rng),
@@ -76,22 +86,29 @@ def assemble(problem: Problem, sampled: xr.Dataset, rng: np.random.Generator) ->
         "posterior_predictive": predictions(problem, draws, rng),
         "log_likelihood": log_likelihood(problem, few),
         "observed_data": observed(problem),
-        "curves": curves(problem, draws, min(last, LONGEST_CURVE)),
+        "curves": curves(problem, draws, until),
     }
     return xr.DataTree.from_dict({f"/{name}": dataset for name, dataset in groups.items()})
+
+
+def silent(title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+    """No progress display."""
+    return nullcontext(lambda _: None)
 
 
 def fit(
     cohort: Cohort,
     *,
-    out: Path,
+    out: str | Path,
+    model: Model | None = None,
+    model_file: Path | None = None,
     source: Path | None = None,
     specification: Specification | None = None,
     settings: Settings | None = None,
     cores: int = 2,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Progress,
+    progress: Progress = silent,
     command: list[str] | None = None,
 ) -> RunFolder:
     """Fit a cohort and write a run folder.
@@ -99,9 +116,13 @@ def fit(
     Parameters
     ----------
     cohort
-        A checked cohort.
+        A checked cohort; for a model of one's own from `own_model.read_data`.
     out
         The run folder.
+    model
+        A model of one's own; None: CAR-T cells against myeloma.
+    model_file
+        The file it was read from, which is copied into the run.
     source
         The cohort file; the cohort's table is written where it is left out.
     specification, settings
@@ -128,25 +149,32 @@ def fit(
     """
     specification, settings = specification or Specification(), settings or Settings()
     RunFolder.check(out, resume=resume, overwrite=overwrite)
+    described = {} if model is None else describe(model).to_json()
+    structure = {"model": "bcma", "options": "real", "variant": specification.variant}
+    if model is not None:
+        structure = {"model": model.name, "options": "as defined", "variant": "as defined"}
     clock = Clock({})
     clock.start()
     with progress("Compiling", 2) as tick:
-        problem = pose(cohort, specification)  # before the folder: a cohort that cannot be fitted leaves nothing behind
+        # before the folder: a cohort that cannot be fitted leaves nothing behind
+        problem = pose(cohort, specification) if model is None else pose_model(cohort, model)
         tick(1)
         run = RunFolder.create(out, resume=resume, overwrite=overwrite)
         record: dict[str, Any] = {
             "seed": settings.seed,
             "cohort_sha256": cohort.sha256,
             "sampler": sampler_name(settings),
-            "model": "bcma",
-            "options": "real",
-            "variant": specification.variant,
+            **structure,
             "settings": settings.as_dict(),
-            "random_effects": list(specification.random_effects),
+            "random_effects": list(specification.random_effects if model is None else problem.random),
             "command": command,
         }
+        if model is not None:
+            record["own_model"] = described
         run.write_provenance(provenance(status="running", wall_seconds=clock.seconds, **record))
         run.write_cohort(source if source is not None else cohort.table)
+        if model_file is not None:
+            run.write_model(model_file)
         with _ending(run):
             log_density = LogDensity(population_model(problem))
             log_density(np.zeros(layout(problem).size))
@@ -155,6 +183,7 @@ def fit(
     with _ending(run):
         identity = settings.as_dict() | asdict(specification)
         identity |= {"cohort": cohort.sha256, "kernel": problem.kernel.module.__name__}
+        identity |= {"own_model": described} if described else {}
         failures = _fill(run, problem, log_density, settings, settings_hash(identity), clock, cores, resume, progress)
         content = provenance(status="done", wall_seconds=clock.seconds, solver_failures=failures, **record)
         run.write_provenance(content | {"files": run.provenance.get("files", {})})
@@ -209,10 +238,12 @@ def _fill(
     with progress("Predicting", 1) as tick:
         tree = assemble(problem, sampled, np.random.default_rng([settings.seed, 1]))
         tick(1)
-    left_out, withheld = _withheld(problem, coordinates, sampled, settings.seed, cores, progress)
-    tree["integrated"] = xr.DataTree(left_out)
+    draws = Draws(problem, _flattened(problem, sampled))
+    loglik = _left_out(problem, coordinates, draws, settings.seed, cores, progress)
+    tree["integrated"] = xr.DataTree(_integrated(problem, loglik))
     run.write_posterior(tree)
-    run.write_forecast(withheld)
+    if not problem.own:
+        run.write_forecast(_withheld(problem, coordinates, draws, loglik, settings.seed, cores, progress))
     clock.stop("post")
     return int(sampled.attrs.get("solver_failures", 0))
 
@@ -221,27 +252,19 @@ def _keep(run: RunFolder, chain: int, draws: xr.Dataset, identity: str) -> None:
     run.save_chain(chain, draws, settings=identity)
 
 
-def _withheld(
-    problem: Problem, coordinates: Coordinates, sampled: xr.Dataset, seed: int, cores: int, progress: Progress
-) -> tuple[xr.Dataset, xr.Dataset]:
-    """Leave-one-patient-out densities of a fit, and its forecasts of what was withheld."""
-    draws = Draws(problem, _flattened(problem, sampled))
-    with progress("Leaving patients out", 2 * POPULATION_DRAWS) as tick:
-        loglik = integrated_loglik(
-            Posterior(problem), coordinates, draws, np.random.default_rng([seed, 2]), tick, cores=cores
-        )
-        late = forecast(
-            problem,
-            coordinates,
-            draws,
-            loglik,
-            np.random.default_rng([seed, 3]),
-            until=FORECAST_UNTIL,
-            cores=cores,
-            tick=tick,
-        )
+def _left_out(
+    problem: Problem, coordinates: Coordinates, draws: Draws, seed: int, cores: int, progress: Progress
+) -> Floats:
+    """Log-likelihood of each patient given the population, (draws, n)."""
+    rng = np.random.default_rng([seed, 2])
+    with progress("Leaving patients out", POPULATION_DRAWS) as tick:
+        return integrated_loglik(Posterior(problem), coordinates, draws, rng, tick, cores=cores)
+
+
+def _integrated(problem: Problem, loglik: Floats) -> xr.Dataset:
+    """Leave-one-patient-out densities of a fit."""
     elpd, pareto = leave_one_out(loglik, problem.patients)
-    integrated = xr.Dataset(
+    return xr.Dataset(
         {
             "loglik": (("population_draw", "subject"), loglik),
             "elpd": (("subject",), elpd),
@@ -249,7 +272,21 @@ def _withheld(
         },
         coords={"subject": list(problem.patients)},
     )
-    return integrated, late
+
+
+def _withheld(
+    problem: Problem,
+    coordinates: Coordinates,
+    draws: Draws,
+    loglik: Floats,
+    seed: int,
+    cores: int,
+    progress: Progress,
+) -> xr.Dataset:
+    """Forecasts of what was withheld."""
+    rng = np.random.default_rng([seed, 3])
+    with progress("Forecasting", POPULATION_DRAWS) as tick:
+        return forecast(problem, coordinates, draws, loglik, rng, until=FORECAST_UNTIL, cores=cores, tick=tick)
 
 
 def compare_variants(

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from reinfuse.model.parameters import REAL_COHORT
+from reinfuse.model.simulate import Status
 
 from .conditional import Conditional, KernelConditional
 from .coordinates import Coordinates, Floats, Layout, LogDensity, Sites
@@ -53,7 +53,7 @@ class Posterior:
         effects = np.arange(len(problem.random))
         occasions = np.full(problem.slots if problem.occasions else 0, len(problem.random))
         self.log_sd = (self.d + np.concatenate([effects, occasions])).astype(np.int64)
-        rows = [REAL_COHORT[name] for name in problem.random]
+        rows = [problem.population[name] for name in problem.random]
         occasion = [np.log(OCCASION_SD)] if problem.occasions else []
         self.prior_mean = np.array(
             [prior_location(problem, label) for label in labels]
@@ -67,8 +67,8 @@ class Posterior:
             + [OCCASION_LOG_SD] * len(occasion)
             + [x.sd for x in problem.effects]
         )
-        self.residual = np.array([k for k, label in enumerate(labels) if label.startswith("sigma_")], dtype=np.int64)
-        self.outcomes: NDArray[np.int64] = np.zeros(4, dtype=np.int64)
+        self.residual = np.array([k for k, label in enumerate(labels) if label in problem.residual], dtype=np.int64)
+        self.outcomes: NDArray[np.int64] = np.zeros(len(Status), dtype=np.int64)
 
     @property
     def q(self) -> int:

@@ -23,23 +23,25 @@ from pytensor.link.numba.cache import CACHED_SRC_FUNCTIONS, _call_cached_ptr
 from pytensor.link.numba.dispatch.basic import numba_njit, register_funcify_default_op_cache_key
 from pytensor.link.numba.linker import NumbaLinker
 
-from reinfuse.model.kernels.lanes import LOGLIK_SIGNATURE
+from reinfuse.model.derive.build import Kernel
+from reinfuse.model.kernels.interface import LOGLIK_SIGNATURE
+from reinfuse.model.simulate import Status
 
 from .problem import Problem
 
-_ENTRIES: dict[str, int] = {}
+_KERNELS: dict[str, Kernel] = {}
 _DATA: Final = ("order", "ev_time", "ev_code", "n_ev", "ob_time", "ob_kind", "ob_family", "ob_value", "n_ob")
-CACHE_VERSION: Final = 2
+CACHE_VERSION: Final = 3
 
 
 def entry_address(name: str) -> int:
     """Address of a kernel's C function, by the name of its generated module."""
-    return _ENTRIES[name]
+    return int(_KERNELS[name].entry.address)
 
 
 def entry_of(problem: Problem) -> Any:
     """A kernel's C function, to call from compiled code."""
-    return problem.kernel.module.loglik_grad_entry
+    return problem.kernel.entry
 
 
 def kernel_data(problem: Problem) -> tuple[NDArray[Any], ...]:
@@ -56,7 +58,7 @@ class CohortLikelihood(Op):
         self.module = problem.kernel.module.__name__
         self.tolerance = problem.tolerance
         self.max_steps = problem.max_steps
-        _ENTRIES[self.module] = entry_of(problem).address
+        _KERNELS[self.module] = problem.kernel
 
     def make_node(self, *inputs: Any) -> Apply:
         """Apply to theta, the counter and the data arrays."""
@@ -80,10 +82,9 @@ class CohortLikelihood(Op):
 
 
 def _call(module: str, tolerance: float, max_steps: int, theta: Any, failures: Any, *data: Any) -> Any:
-    generated = __import__("sys").modules[module]
     n = theta.shape[0]
     loglik, grad, status = np.empty(n), np.empty(theta.shape), np.zeros(n, dtype=np.int64)
-    generated.loglik_grad(
+    _KERNELS[module].loglik_grad(
         data[0], np.ascontiguousarray(theta), *data[1:], tolerance, max_steps, True, loglik, grad, status
     )
     return loglik, grad
@@ -163,7 +164,7 @@ def loglik_and_gradient(
     n = theta.shape[0]
     loglik, grad, status = np.empty(n), np.empty(theta.shape), np.zeros(n, dtype=np.int64)
     data = kernel_data(problem)
-    problem.kernel.module.loglik_grad(
+    problem.kernel.loglik_grad(
         data[0] if order is None else order,
         np.ascontiguousarray(theta),
         *data[1:],
@@ -204,7 +205,7 @@ class LogDensity:
             function = model.logp_dlogp_function(ravel_inputs=True, mode=mode)
         compiled = function._pytensor_function
         self._function = compiled.vm.jit_fn
-        self.outcomes: NDArray[np.int64] = np.zeros(4, dtype=np.int64)
+        self.outcomes: NDArray[np.int64] = np.zeros(len(Status), dtype=np.int64)
         self._inputs = [variable.name == "solver_outcomes" for variable in compiled.maker.fgraph.inputs]
 
     def __call__(self, x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:

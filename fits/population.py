@@ -14,7 +14,8 @@ import pymc as pm
 import pytensor.tensor as pt
 from numpy.typing import NDArray
 
-from reinfuse.model.parameters import REAL_COHORT, to_transformed
+from reinfuse.model.parameters import to_transformed
+from reinfuse.model.simulate import Status
 
 from .likelihood_op import cohort_loglik
 from .problem import BY_PRODUCT, Problem
@@ -104,7 +105,7 @@ def design(problem: Problem) -> Design:
                 if effect.slot_field is None and effect.parameter == name:
                     by_effect[:, k, e] = problem.slot_products[:, 0] == effect.product
             continue
-        if not slot.isdigit():
+        if problem.own or not slot.isdigit():
             continue
         product = problem.slot_products[:, int(slot) - 1]
         if stem in BY_PRODUCT:
@@ -156,9 +157,10 @@ def population_model(problem: Problem) -> pm.Model:
         infusion); data ``solver_outcomes`` counts how the solver ended (see `reinfuse.model.simulate.Status`).
     """
     labels, made = estimated(problem), design(problem)
-    rows, spread = [problem.population[label] for label in labels], [REAL_COHORT[name] for name in problem.random]
+    rows = [problem.population[label] for label in labels]
+    spread = [problem.population[name] for name in problem.random]
     with pm.Model(coords=_coordinates(problem)) as model:
-        outcomes = pm.Data("solver_outcomes", np.zeros(4, dtype=np.int64))
+        outcomes = pm.Data("solver_outcomes", np.zeros(len(Status), dtype=np.int64))
         population = pm.Normal(
             "population",
             mu=np.array([prior_location(problem, label) for label in labels]),

@@ -28,8 +28,9 @@ from reinfuse.model.parameters import (
 )
 from reinfuse.model.schedule import FAR, events, slot_parameters
 
-from .assays import ASSAYS, Padded, Records, log_offset, records
+from .assays import ASSAYS, LOG_OFFSET, Padded, Records, log_offset, records
 from .cohort import Cohort
+from .cohort_terms import EVENTS
 
 type Floats = NDArray[np.float64]
 type Integers = NDArray[np.int64]
@@ -92,6 +93,25 @@ class Effect:
 
 
 @dataclass(frozen=True)
+class Observable:
+    """How values of an assay are compared with the read-out of its name.
+
+    Attributes
+    ----------
+    log
+        Whether residuals are those of ln(value + offset), or of the value itself.
+    offset
+        In the assay's unit.
+    sd
+        The read-out, or else the population parameter, that is the residuals' scale.
+    """
+
+    sd: str
+    log: bool = True
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
 class Problem:
     """Everything about a cohort that does not change while sampling.
 
@@ -105,6 +125,10 @@ class Problem:
         Estimated population parameters by label (``aT:cilta-cel`` is the product's own), with their priors.
     random
         Labels of population parameters that vary between patients.
+    residual
+        Labels of population parameters that are scales of residuals.
+    observables
+        How each assay is compared; events are not here.
     effects
         Product effects.
     base
@@ -115,13 +139,16 @@ class Problem:
         The kernel's arrays; assay values on the log scale.
     observed
         The records, as they are in the cohort.
+    own
+        Whether the model is a user's own: without products, progression and what belongs to them.
     """
 
     kernel: Kernel
-    specification: Specification
     patients: tuple[str, ...]
     population: Mapping[str, Parameter]
     random: tuple[str, ...]
+    residual: tuple[str, ...]
+    observables: Mapping[str, Observable]
     effects: tuple[Effect, ...]
     base: Floats
     slot_products: NDArray[np.str_]
@@ -135,7 +162,9 @@ class Problem:
     ob_value: Floats
     n_ob: Integers
     observed: Records
-    occasions: bool
+    occasions: bool = False
+    specification: Specification | None = None
+    own: bool = False
     fixed: Mapping[str, float] = field(default_factory=dict)
     tolerance: float = TOLERANCE
     max_steps: int = MAX_STEPS
@@ -279,6 +308,8 @@ def pose(cohort: Cohort, specification: Specification | None = None, *, toleranc
         patients=tuple(cohort.patients),
         population=population,
         random=random,
+        residual=tuple(label for label in population if label.startswith("sigma_")),
+        observables={a: Observable(f"sigma_{a}", offset=LOG_OFFSET.get(a, 0.0)) for a in present if a not in EVENTS},
         effects=effects,
         base=base,
         slot_products=product,

@@ -7,11 +7,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from reinfuse.model.define import SMALLEST
 from reinfuse.model.densities import Family
 from reinfuse.model.equations.bcma import EARLY
-from reinfuse.model.parameters import REAL_COHORT, from_transformed, to_transformed
+from reinfuse.model.parameters import from_transformed, to_transformed
+from reinfuse.model.simulate import solved
 
-from .assays import ASSAYS, log_offset
 from .coordinates import Layout
 from .likelihood_op import loglik_and_gradient
 from .population import OCCASION_LOG_SD, OCCASION_SD, design, estimated
@@ -105,7 +106,10 @@ def _named(problem: Problem, population: Floats, omega: Floats, effect: Floats, 
 def prior_draws(problem: Problem, rng: np.random.Generator, draws: int = PRIOR_DRAWS) -> xr.Dataset:
     """Draws from the prior, in the shape of a posterior with one chain."""
     labels = estimated(problem)
-    rows, spread = [problem.population[label] for label in labels], [REAL_COHORT[name] for name in problem.random]
+    rows, spread = (
+        [problem.population[label] for label in labels],
+        [problem.population[name] for name in problem.random],
+    )
     mean = np.array([float(to_transformed(r.median, transform=r.transform)) for r in rows])
     population = mean + rng.standard_normal((1, draws, len(rows))) * np.array([r.log_sd for r in rows])
     omega = np.log([r.iiv for r in spread]) + rng.standard_normal((1, draws, len(spread))) * np.array(
@@ -142,21 +146,26 @@ def simulate_draws(problem: Problem, thetas: Floats, times: Floats, tolerance: f
     out = np.full((samples * n, times.size, len(kernel.readouts)), np.nan)
     status = np.zeros(samples * n, dtype=np.int64)
     events = [np.tile(a, (samples,) + (1,) * (a.ndim - 1)) for a in (problem.ev_time, problem.ev_code, problem.n_ev)]
-    kernel.module.simulate(
+    kernel.simulate(
         np.ascontiguousarray(thetas.reshape(-1, columns)), *events, times, tolerance, MAX_STEPS, out, status
     )
-    out[status != 0] = np.nan
+    out[~solved(status)] = np.nan
     shaped = out.reshape(samples, n, times.size, -1)
     return {name: shaped[..., k] for k, name in enumerate(kernel.readouts)}
 
 
+def _compared(problem: Problem) -> NDArray[np.int64]:
+    """Places of the records that are values of assays, and no events."""
+    return np.flatnonzero(np.isin(problem.observed.dvid, list(problem.observables)))
+
+
 def predictions(problem: Problem, draws: Draws, rng: np.random.Generator) -> xr.Dataset:
-    """Posterior predictive of every assay record, on the natural-log scale of the residuals.
+    """Posterior predictive of every assay record, on the scale of the residuals: the natural logarithm as a rule.
 
     ``prediction`` is without residual error, ``y`` with it; 0.05 g/dL is added to M-protein before the logarithm.
     """
     rec = problem.observed
-    rows = np.flatnonzero(rec.kind < ASSAYS.index("progression"))
+    rows = _compared(problem)
     times = np.unique(rec.time[rows])
     chosen = thinned(draws, PREDICTIVE_DRAWS)
     thetas = np.stack([draws.theta(c, k) for c, k in chosen])
@@ -166,13 +175,15 @@ def predictions(problem: Problem, draws: Draws, rng: np.random.Generator) -> xr.
     sigma = np.empty_like(prediction)
     labels = estimated(problem)
     for i, row in enumerate(rows):
-        name = str(rec.dvid[row])
-        prediction[:, i] = simulated[name][:, rec.patient[row], column[i]]
-        scale = [draws.population[c, k, labels.index(f"sigma_{name}")] for c, k in chosen]
-        sigma[:, i] = np.exp(scale)
-    offset = log_offset(rec.dvid[rows])
+        name, at = str(rec.dvid[row]), (slice(None), rec.patient[row], column[i])
+        how = problem.observables[name]
+        value = simulated[name][at]
+        prediction[:, i] = np.log(np.maximum(value + how.offset, SMALLEST)) if how.log else value
+        if how.sd in simulated:
+            sigma[:, i] = simulated[how.sd][at]
+        else:
+            sigma[:, i] = np.exp([draws.population[c, k, labels.index(how.sd)] for c, k in chosen])
     noise = rng.standard_t(DEGREES, size=prediction.shape)
-    prediction = np.log(prediction + offset)
     y = prediction + sigma * noise
     dims = ("chain", "draw", "observation")
     return xr.Dataset(
@@ -184,7 +195,7 @@ def predictions(problem: Problem, draws: Draws, rng: np.random.Generator) -> xr.
 def observed(problem: Problem) -> xr.Dataset:
     """The assay records, as the predictions order them."""
     rec = problem.observed
-    rows = np.flatnonzero(rec.kind < ASSAYS.index("progression"))
+    rows = _compared(problem)
     cens = np.select([rec.family[rows] == Family.BELOW, rec.family[rows] == Family.ABOVE], [1, -1], 0)
     columns: dict[str, Any] = {
         "patient": np.array([rec.patients[i] for i in rec.patient[rows]], dtype=object),
@@ -194,21 +205,26 @@ def observed(problem: Problem) -> xr.Dataset:
         "cens": cens,
         "product": rec.product[rows].astype(object),
     }
+    if problem.own:
+        columns["log"] = np.array([problem.observables[str(name)].log for name in rec.dvid[rows]], dtype=np.int64)
     return xr.Dataset({k: (("observation",), v) for k, v in columns.items()})
 
 
 def curves(problem: Problem, draws: Draws, until: float) -> xr.Dataset:
     """Posterior curves of every patient, for figures and for predicted progression."""
-    early = np.arange(0.0, min(40.0, until), 1.0)
-    times = np.unique(np.concatenate([early, np.linspace(0.0, until, CURVE_POINTS).round(1)]))
+    grid = np.linspace(0.0, until, CURVE_POINTS)
+    if problem.own:
+        doses = problem.ev_time[problem.ev_time <= until]
+        times = np.unique(np.concatenate([grid, doses]))
+    else:
+        times = np.unique(np.concatenate([np.arange(0.0, min(40.0, until), 1.0), grid.round(1)]))
     thetas = np.stack([draws.theta(c, k) for c, k in thinned(draws, CURVE_DRAWS)])
     simulated = simulate_draws(problem, thetas, times)
     dims = ("sample", "patient", "time")
-    data: dict[str, Any] = {
-        name: (dims, simulated[name]) for name in ("transgene", "cart", "sbcma", "mprotein") if name in simulated
-    }
-    data["burden"] = (dims, simulated["Ts"] + simulated["Tr"])
-    if "H" in simulated:  # counted from the first assessment on
+    data: dict[str, Any] = {name: (dims, simulated[name]) for name in problem.observables}
+    if not problem.own:
+        data["burden"] = (dims, simulated["Ts"] + simulated["Tr"])
+    if not problem.own and "H" in simulated:  # counted from the first assessment on
         data["cumhaz"] = (dims, np.where(times < EARLY, 0.0, simulated["H"]))
     return xr.Dataset(data, coords={"time": times, "patient": list(problem.patients)})
 

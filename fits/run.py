@@ -4,6 +4,7 @@ A run folder is what `reinfuse fit` leaves behind and what every later command s
 
     run.json          provenance: command, versions, git revision, seed, checksums, sampler, times, status
     cohort.csv        the cohort, byte for byte as it was read
+    model.py          optional: the file of a model of the user's own
     posterior.nc      draws as an xarray DataTree (groups of ArviZ), written with h5netcdf
     summary.csv       one row per population scalar
     diagnostics.json  converged or not, and why
@@ -37,6 +38,7 @@ from reinfuse.model.errors import ReinfuseError
 
 RUN_FILE: Final = "run.json"
 COHORT_FILE: Final = "cohort.csv"
+MODEL_FILE: Final = "model.py"
 POSTERIOR_FILE: Final = "posterior.nc"
 SUMMARY_FILE: Final = "summary.csv"
 DIAGNOSTICS_FILE: Final = "diagnostics.json"
@@ -48,6 +50,7 @@ FIGURES_FOLDER: Final = "figures"
 OWN_FILES: Final = (
     RUN_FILE,
     COHORT_FILE,
+    MODEL_FILE,
     POSTERIOR_FILE,
     SUMMARY_FILE,
     DIAGNOSTICS_FILE,
@@ -376,6 +379,11 @@ class RunFolder:
             content = source.read_bytes()
         self._write(COHORT_FILE, lambda temporary: temporary.write_bytes(content))
         return self._record(COHORT_FILE)
+
+    def write_model(self, source: Path) -> str:
+        """Copy the file of a model of the user's own into the run and return the SHA-256 of the copy."""
+        self._write(MODEL_FILE, lambda temporary: temporary.write_bytes(source.read_bytes()))
+        return self._record(MODEL_FILE)
 
     # ------------------------------------------------------------------ draws
 

@@ -16,6 +16,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from reinfuse.model.errors import ReinfuseError
+from reinfuse.model.simulate import Status, solved
 
 from . import blocks
 from .coordinates import Coordinates
@@ -231,5 +232,6 @@ def sample(
         pool.shutdown(cancel_futures=True)
     result = xr.concat([done[k] for k in range(settings.chains)], dim="chain")
     outcomes = log_density.outcomes + sum(p.outcomes for p in posteriors)
-    result.attrs["solver_failures"] = int(np.sum(outcomes[1:]))
+    result.attrs["solver_failures"] = int(outcomes[~solved(np.arange(len(outcomes)))].sum())
+    result.attrs["solved_implicitly"] = int(outcomes[Status.IMPLICIT])
     return result

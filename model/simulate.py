@@ -13,8 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 from .course import Infusion, ResolvedInfusion, patients, resolve
 from .derive.build import Kernel
 from .derive.build import build as compile_model
+from .derive.trace import Trace
 from .equations import bcma
 from .errors import ReinfuseError
+from .kernels.tableaux import TSIT5, method_for
 from .parameters import table
 from .schedule import events, slot_parameters
 
@@ -43,12 +45,14 @@ class Status(IntEnum):
     STEP_LIMIT = 1
     STEP_TOO_SMALL = 2
     NOT_FINITE = 3
+    IMPLICIT = 4
 
     @property
     def sentence(self) -> str:
         """What happened and what to try."""
         return {
             Status.SOLVED: "solved",
+            Status.IMPLICIT: "solved by the implicit method, because the explicit one would take too many steps",
             Status.STEP_LIMIT: "the solver reached its limit of steps: the parameters make the system stiff, "
             "or the tolerance is very tight; loosen it or check the parameters",
             Status.STEP_TOO_SMALL: "the step size fell below its limit: a parameter is extreme; check the values",
@@ -56,10 +60,39 @@ class Status(IntEnum):
         }[self]
 
 
+def solved(status: ArrayLike) -> NDArray[np.bool_]:
+    """Whether each trajectory was solved, by whichever method."""
+    return np.isin(status, (Status.SOLVED, Status.IMPLICIT))
+
+
 @cache
-def kernel(infusions: int, options: str) -> Kernel:
-    """The compiled simulator for a number of infusions and a configuration ("reference" or "real")."""
-    return compile_model(bcma.build(infusions, bcma.OPTIONS[options]))
+def kernel(infusions: int, options: str, method: str = TSIT5.name, readouts: tuple[str, ...] | None = None) -> Kernel:
+    """The compiled simulator for a number of infusions, a configuration ("reference" or "real"), method, read-outs."""
+    return compile_model(bcma.build(infusions, bcma.OPTIONS[options]), method=method, readouts=readouts)
+
+
+def _needed(readouts: Sequence[str] | None, infusions: int, options: str) -> tuple[str, ...] | None:
+    """Read-outs of the kernel: those asked for, and whether the infusion of a cell state has been given."""
+    if readouts is None:
+        return None
+    known = kernel_readouts(infusions, options)
+    names = ["H" if name == "cumhaz" else name for name in readouts]
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            raise ReinfuseError(
+                f"unknown read-out {name!r}; "
+                + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}")
+            )
+    cells = {name[-1] for name in names if name[:-1] in ("E", "M", "X")}
+    return (*dict.fromkeys(names), *(f"on{slot}" for slot in sorted(cells)))
+
+
+@cache
+def kernel_readouts(infusions: int, options: str) -> tuple[str, ...]:
+    """Names of everything that a simulation can report."""
+    found = Trace(bcma.build(infusions, bcma.OPTIONS[options]), {}).readouts
+    return tuple(name for name in found if not name.startswith("on"))
 
 
 def _check(name: str, value: float, ok: bool, remedy: str) -> None:
@@ -80,7 +113,7 @@ _TRANSFORMS: Final = {
 }
 
 
-def _numbers(name: str, value: ArrayLike, transform: str) -> Floats:
+def checked_numbers(name: str, value: ArrayLike, transform: str) -> Floats:
     """A parameter's values, checked."""
     try:
         numbers = np.asarray(value, dtype=np.float64)
@@ -96,36 +129,41 @@ def _numbers(name: str, value: ArrayLike, transform: str) -> Floats:
     return numbers
 
 
-def _theta(
-    parameters: Mapping[str, ArrayLike],
-    slots: Mapping[str, ArrayLike],
-    names: Sequence[str],
-    options: str,
-    n: int | None,
-) -> Floats:
-    defaults: dict[str, Any] = {symbol: row.median for symbol, row in table(options).items()}
-    defaults |= {"gT": 1.0, "dlt": 0.0} if options == "reference" else {}
-    defaults |= slots
-    for name in parameters:
-        if name not in defaults:
-            near = get_close_matches(name, defaults, n=3)
+def _values(parameters: Mapping[str, ArrayLike], slots: Mapping[str, ArrayLike], options: str) -> dict[str, Floats]:
+    """Every parameter's values, () or (n,), checked: the table's median where none is given."""
+    rows = table(options)
+    values = {symbol: np.asarray(row.median) for symbol, row in rows.items()}
+    values |= {"gT": np.asarray(1.0), "dlt": np.asarray(0.0)} if options == "reference" else {}
+    values |= {name: np.asarray(value, dtype=np.float64) for name, value in slots.items()}
+    known = tuple(values)
+    for name, value in parameters.items():
+        if name not in known:
+            near = get_close_matches(name, known, n=3)
             hint = f"did you mean {', '.join(near)}?" if near else "see `reinfuse models` for the names"
             raise ReinfuseError(f"unknown parameter {name!r}; {hint}")
         if name.startswith("day_"):
             raise ReinfuseError(f"parameter {name!r} is the day of an infusion; set it in the course")
-    rows = table(options)
-    values = dict(defaults)
-    for name, value in parameters.items():
         stem = name.rsplit("_", 1)[0]
-        values[name] = _numbers(name, value, rows[name].transform if name in rows else _TRANSFORMS.get(stem, "log"))
-    sizes = {name: np.asarray(v).shape[0] for name, v in values.items() if np.ndim(v) == 1}
+        transform = rows[name].transform if name in rows else _TRANSFORMS.get(stem, "log")
+        values[name] = checked_numbers(name, value, transform)
+    return values
+
+
+def _size(values: Mapping[str, Floats], n: int | None) -> int:
+    """How many patients the values are for."""
+    sizes = {name: len(v) for name, v in values.items() if v.ndim == 1}
     size = n if n is not None else next(iter(sizes.values()), 1)
     wrong = {name: s for name, s in sizes.items() if s != size}
     if wrong:
         raise ReinfuseError(f"parameters differ in length: {wrong}, expected {size}; give one value per patient")
-    theta = np.empty((size, len(names)))
+    return size
+
+
+def _theta(values: Mapping[str, Floats], names: Sequence[str], part: slice) -> Floats:
+    """The kernel's parameters of some patients."""
+    theta = np.empty((part.stop - part.start, len(names)))
     for column, name in enumerate(names):
-        theta[:, column] = np.asarray(values[name], dtype=np.float64)
+        theta[:, column] = values[name][part] if values[name].ndim else values[name]
     return theta
 
 
@@ -135,8 +173,9 @@ def simulate_population(
     times: ArrayLike,
     parameters: Mapping[str, ArrayLike] | None = None,
     options: str = "reference",
+    readouts: Sequence[str] | None = None,
     tolerance: float = 1e-6,
-    max_chunk: int = 2048,
+    max_chunk: int = 16_384,
 ) -> xr.Dataset:
     """Simulate a population of patients on all cores.
 
@@ -152,8 +191,12 @@ def simulate_population(
     options
         ``"reference"`` (science as first written down) or ``"real"`` (with the changes real patients asked
         for).
+    readouts
+        What to report, by name (None: everything). States that nothing asked for depends on are not solved, so a
+        short list is faster and takes less memory.
     tolerance
-        Absolute local error on log states, relative to ``1 + |y|`` on linear ones.
+        Absolute local error on log states, relative to ``1 + |y|`` on linear ones; below 1e-8 the method of order
+        8 is taken. A patient who would need too many steps is solved by the implicit method (`Status`).
     max_chunk
         Patients simulated at a time.
 
@@ -161,13 +204,14 @@ def simulate_population(
     -------
     xarray.Dataset
         Dims ``patient, time``: states, assays, and per patient ``status`` (see `Status`); unsolved patients
-        are NaN.
+        are NaN. Its attributes count ``failures`` and patients solved by the ``implicit`` method.
 
     Raises
     ------
     ReinfuseError
-        If a name is unknown, lengths differ, a value is not finite or outside its domain (a number on the log
-        scale is negative, a share is outside [0, 1]), or the times are not rising from 0.
+        If a name of a parameter or a read-out is unknown, lengths differ, a value is not finite or outside its
+        domain (a number on the log scale is negative, a share is outside [0, 1]), or the times are not rising
+        from 0.
     """
     if options not in bcma.OPTIONS:
         raise ReinfuseError(f"options is {options!r}; use one of {', '.join(bcma.OPTIONS)}")
@@ -178,17 +222,17 @@ def simulate_population(
     _check("tolerance", tolerance, 1e-13 <= tolerance <= 1e-2, "choose a number from 1e-13 to 1e-2")
     _check("max_chunk", max_chunk, max_chunk >= 1, "simulate at least one patient at a time")
     resolved = resolve(course)
-    compiled = kernel(len(resolved), options)
-    slots = slot_parameters(resolved, options)
-    theta = _theta(parameters or {}, slots, compiled.parameters, options, patients(resolved))
-    n = theta.shape[0]
+    chosen = _needed(readouts, len(resolved), options)
+    compiled = kernel(len(resolved), options, method_for(tolerance), chosen)
+    values = _values(parameters or {}, slot_parameters(resolved, options), options)
+    n = _size(values, patients(resolved))
     times_ev, codes, count = events(resolved, n, compiled.events)
     out = np.full((n, grid.size, len(compiled.readouts)), np.nan)
     status = np.zeros(n, dtype=np.int64)
     for low in range(0, n, max_chunk):
         part = slice(low, min(n, low + max_chunk))
-        compiled.module.simulate(
-            theta[part],
+        compiled.simulate(
+            _theta(values, compiled.parameters, part),
             times_ev[part],
             codes[part],
             count[part],
@@ -198,7 +242,7 @@ def simulate_population(
             out[part],
             status[part],
         )
-    out[status != Status.SOLVED] = np.nan
+    out[~solved(status)] = np.nan
     return _dataset(out, status, grid, compiled, resolved)
 
 
@@ -221,10 +265,15 @@ def _dataset(
         data[label] = (("patient", "time"), shown, {"units": unit})
     data["status"] = (("patient",), status)
     coords = {"patient": np.arange(out.shape[0]), "time": ("time", times, {"units": "d"})}
-    failed = int((status != Status.SOLVED).sum())
-    attrs = {"failures": failed, "products": ", ".join(item.product.name for item in course)}
+    unsolved = ~solved(status)
+    failed = int(unsolved.sum())
+    attrs = {
+        "failures": failed,
+        "implicit": int((status == Status.IMPLICIT).sum()),
+        "products": ", ".join(item.product.name for item in course),
+    }
     if failed:
-        kinds, counts = np.unique(status[status != Status.SOLVED], return_counts=True)
+        kinds, counts = np.unique(status[unsolved], return_counts=True)
         reasons = (f"{c} x {Status(k).sentence}" for k, c in zip(kinds, counts, strict=True))
         attrs["failure_reasons"] = "; ".join(reasons)
     return xr.Dataset(data, coords=coords, attrs=attrs)
@@ -269,6 +318,6 @@ def simulate(
     result = simulate_population(course=course, times=grid, parameters=parameters, options=options, tolerance=tolerance)
     _check("the number of patients", n := result.sizes["patient"], n == 1, "use simulate_population")
     status = Status(int(result["status"][0]))
-    if status is not Status.SOLVED:
+    if not solved(status):
         raise ReinfuseError(f"the patient could not be simulated: {status.sentence}")
     return result.isel(patient=0, drop=True).drop_vars("status")

@@ -38,17 +38,19 @@ def judge(
 ) -> None:
     """Examine a run, write what was found, print it; raise `NotTrusted` if it did not converge."""
     from reinfuse.fits.diagnosis.findings import examine, record
+    from reinfuse.fits.figures.plates import count_plates
     from reinfuse.fits.report.build import build_report
 
-    found = examine(folder)
-    record(folder, found)
+    with progress("Examining", 1) as tick:
+        found = examine(folder)
+        record(folder, found)
+        tick()
     show(found, console)
     if figures:
         draw(found, folder.figures, svg=svg)
     if report:
-        with progress("Report", 1) as tick:
-            build_report(folder, found)
-            tick()
+        with progress("Report", count_plates(found)) as tick:
+            build_report(folder, found, tick=tick)
         console.print(f"Report: {folder.path / 'report.html'}")
     if not found.diagnostics.converged:
         advice = " ".join(found.diagnostics.advice)

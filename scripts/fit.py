@@ -18,12 +18,17 @@ def shown(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def command(
-    cohort: Annotated[Path, typer.Argument(metavar="COHORT.csv", help="Cohort file; see `reinfuse check`.")],
+    cohort: Annotated[
+        Path,
+        typer.Argument(metavar="COHORT.csv", help="Cohort file; see `reinfuse check`. With --model: your table."),
+    ],
     out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run.")],
     products: Annotated[
         Path | None, typer.Option(metavar="FILE.toml", help="TOML file of products of your own, one table each.")
     ] = None,
-    model: Annotated[str, typer.Option(help="Model; see `reinfuse models`.")] = "bcma",
+    model: Annotated[
+        str, typer.Option(metavar="NAME|FILE.py", help="Model: bcma, or a Python file that defines one of your own.")
+    ] = "bcma",
     variant: Annotated[
         str, typer.Option(help="Restriction of the model: no-exhaustion, full or no-dysfunction.")
     ] = "no-exhaustion",
@@ -42,32 +47,43 @@ def command(
 
     Exit code 3: done and saved, but not converged; the message says what to try.
 
-    Example: `reinfuse fit cohort.csv --out run --seed 1`
+    Examples: `reinfuse fit cohort.csv --out run --seed 1`, `reinfuse fit pk.csv --model my_model.py --out run`
     """
     import sys
 
     from rich.console import Console
 
+    console = Console()
+    console.print(NOTICE, style="dim")
+    with progress("Starting", 1) as tick:  # the libraries of statistics take a second or two
+        from reinfuse.fits.fitting import compare_variants, fit
+
+        tick(1)
     from reinfuse.fits.cohort import read_cohort
-    from reinfuse.fits.fitting import compare_variants, fit
+    from reinfuse.fits.own_model import load_model, read_data
     from reinfuse.fits.problem import Specification
     from reinfuse.fits.sampling import Settings
     from reinfuse.model.errors import ReinfuseError
     from reinfuse.model.products import load_products, register
     from reinfuse.scripts.diagnose import judge
 
-    if model != "bcma":
-        raise ReinfuseError(f"model {model!r} cannot be fitted; use bcma")
-    console = Console()
-    console.print(NOTICE, style="dim")
+    own = load_model(model) if model.endswith(".py") else None
+    if own is None and model != "bcma":
+        raise ReinfuseError(f"model {model!r} cannot be fitted; use bcma, or name a Python file that defines a Model")
+    if own is not None and (compare or products or variant != "no-exhaustion"):
+        raise ReinfuseError(
+            "--compare, --products and --variant are of the model bcma; leave them out with --model FILE.py"
+        )
     for product in load_products(products) if products else ():
         register(product)
-    read = read_cohort(cohort)
+    read = read_cohort(cohort) if own is None else read_data(cohort, model=own)
     settings = Settings(draws=draws, tune=tune, thin=thin, chains=chains, seed=seed, sampler=sampler)
     try:
         run = fit(
             read,
             out=out,
+            model=own,
+            model_file=None if own is None else Path(model),
             source=cohort,
             specification=Specification(variant=variant),
             settings=settings,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from reinfuse.scripts._shell import NotTrusted, run_alone
+from reinfuse.scripts._shell import NotTrusted, progress, run_alone
 
 
 def command(
@@ -18,13 +18,17 @@ def command(
     from rich.console import Console
 
     from reinfuse.fits.diagnosis.findings import examine, record
+    from reinfuse.fits.figures.plates import count_plates
     from reinfuse.fits.report.build import build_report
     from reinfuse.fits.run import RunFolder
 
     folder = RunFolder.open(run)
-    found = examine(folder)
-    record(folder, found)
-    page = build_report(folder, found)
+    with progress("Examining", 1) as tick:
+        found = examine(folder)
+        record(folder, found)
+        tick()
+    with progress("Report", count_plates(found)) as tick:
+        page = build_report(folder, found, tick=tick)
     size = f"{page.stat().st_size / 1e6:.1f} MB"
     Console(soft_wrap=True).print(f"Written: {page} ({size}, self-contained)", highlight=False)
     if not found.diagnostics.converged:

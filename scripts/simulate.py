@@ -69,6 +69,13 @@ def command(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Figure to write; replaced if it exists.")
     ] = None,
+    model: Annotated[
+        Path | None, typer.Option(metavar="FILE.py", help="Simulate the model of one's own that this file defines.")
+    ] = None,
+    dose: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TIME:AMOUNT", help="A dose, with --model; may be given again."),
+    ] = None,
 ) -> None:
     """Simulate one virtual patient.
 
@@ -76,9 +83,18 @@ def command(
     X exhausted; cells/µL), myeloma cells Ts and Tr, host T-cell dysfunction Q, anti-CAR immunity A,
     M-protein P, soluble BCMA S, and what assays would read. The row at an infusion is after it.
 
-    For example: `reinfuse simulate --second cilta-cel --at 260 --bridging 0.3 --until 600 --out one.csv`
+    For example: `reinfuse simulate --second cilta-cel --at 260 --bridging 0.3 --until 600 --out one.csv`, or
+    `reinfuse simulate --model my_model.py --dose 0:100 --dose 24:100 --until 48 --every 0.5 --out one.csv`
     """
     parameters = read_parameters(set_ or [])
+    if model is not None:
+        check_files(out, plot)
+        simulate_own(model, dose or [], until, every, parameters, out, plot)
+        return
+    if dose:
+        raise ReinfuseError(
+            "--dose is for a model of one's own; name its file with --model, or use --product, --second"
+        )
     course = read_course(product, second, at, bridging, same_scfv, until)
     check_files(out, plot)
     if math.isfinite(until) and every > 0 and until / every > MOST_ROWS:
@@ -96,6 +112,30 @@ def command(
     print(NOTICE)
     for line in summary(curves, course):
         print(line)
+    print(f"Wrote {out}" + (f" and {plot}." if plot else "."))
+
+
+def simulate_own(
+    file: Path,
+    doses: Sequence[str],
+    until: float,
+    every: float,
+    values: Mapping[str, float],
+    out: Path,
+    plot: Path | None,
+) -> None:
+    """Write one patient of a model of one's own."""
+    from reinfuse.fits.figures import style
+    from reinfuse.fits.own_model import load_model
+    from reinfuse.scripts._own_model import csv, one_patient, picture, read_doses
+
+    own, given = load_model(file), read_doses(doses)
+    curves = one_patient(own, given, until, every, values)
+    files = {out: csv(curves).encode()}
+    if plot is not None:
+        files[plot] = style.png_bytes(picture(curves, own))
+    write(files)
+    print(f"{own.name}: {len(given)} doses, {curves.sizes['time']} times.")
     print(f"Wrote {out}" + (f" and {plot}." if plot else "."))
 
 

@@ -1,19 +1,29 @@
 """Everything the diagnosis of one run found, gathered once for the command line and for the report."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+from reinfuse.model.parameters import Parameter
 from reinfuse.model.products import PRODUCTS
 
+from .. import own_model
 from ..cohort import Cohort, read_cohort
+from ..cohort_files import read_cells
+from ..own_model import Description
 from ..run import RunFolder
 from . import convergence, identifiability, predictive, yardsticks
 from .convergence import Diagnostics
 from .yardsticks import Yardsticks
+
+NO_YARDSTICKS: Final = (
+    "The yardsticks (forecasts of about day 100, progression, response) are those of CAR-T cells; a model of one's own "
+    "is not measured by them."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +34,9 @@ class Findings:
     ----------
     provenance
         `run.json`.
+    own
+        Description of the user's own model; None for the built-in one. Then medians by visit window and
+        yardsticks, which are those of CAR-T cells, are left out.
     cohort, tree
         The cohort and the draws.
     diagnostics
@@ -39,6 +52,7 @@ class Findings:
     """
 
     provenance: dict[str, Any]
+    own: Description | None
     cohort: Cohort
     tree: xr.DataTree
     diagnostics: Diagnostics
@@ -51,6 +65,11 @@ class Findings:
     blq: pd.DataFrame
     medians: pd.DataFrame
     yardsticks: Yardsticks
+
+    @property
+    def rows(self) -> Mapping[str, Parameter] | None:
+        """Parameter table of the user's own model; None: that of real cohorts."""
+        return None if self.own is None else self.own.rows
 
     @property
     def posterior(self) -> xr.Dataset:
@@ -74,17 +93,26 @@ class _Known:
 def cohort_of(run: RunFolder) -> Cohort:
     """Read the cohort of a run, products of the user's own included.
 
-    The fit has checked the products already, so a name that is not registered here is taken as it stands.
+    The fit has checked the products already, so a name that is not registered here is taken as it stands. The table of
+    a model of the user's own is read in that model's terms.
 
     Raises
     ------
     ReinfuseError
         If the file is not a cohort.
     """
+    if (description := own_of(run)) is not None:
+        return own_model.cohort_of(read_cells(run.cohort_path), description, name=run.cohort_path.name)
     cells = pd.read_csv(run.cohort_path, dtype=str, keep_default_na=False).rename(columns=str.upper)
     named = {name.strip().lower() for name in cells["PRODUCT"]} - {""} if "PRODUCT" in cells else set()
     own = {name: _Known() for name in named if name not in PRODUCTS}
     return read_cohort(run.cohort_path, products={**PRODUCTS, **own})
+
+
+def own_of(run: RunFolder) -> Description | None:
+    """Description of the user's own model behind a run; None where the model is the built-in one."""
+    content = run.provenance.get("own_model")
+    return None if content is None else own_model.described(content)
 
 
 def examine(run: RunFolder) -> Findings:
@@ -105,13 +133,15 @@ def examine(run: RunFolder) -> Findings:
     ReinfuseError
         If the run has no readable posterior or cohort.
     """
-    written = run.provenance
+    written, own = run.provenance, own_of(run)
+    rows = None if own is None else own.rows
     tree, cohort = run.posterior(), cohort_of(run)
     failures = written.get("solver_failures")
     diagnostics = convergence.diagnose(
         tree,
         sampler=str(written.get("sampler", "not recorded")),
         solver_failures=None if failures is None else int(failures),
+        rows=rows,
     )
     has_prior = "prior" in tree.children
     has_predictions = "posterior_predictive" in tree.children
@@ -119,23 +149,28 @@ def examine(run: RunFolder) -> Findings:
     if has_predictions:
         observations = predictive.per_observation(tree, yardsticks.infusion_days(cohort))
         coverage = predictive.coverage_table(observations)
+    if has_predictions and own is None:
         blq = predictive.blq_table(tree, observations)
         medians = predictive.median_table(tree, observations)
     rng = np.random.default_rng(written.get("seed") or 0)
+    sticks = Yardsticks(missing=(NO_YARDSTICKS,))
+    if own is None:
+        sticks = yardsticks.compute(tree, cohort, forecast=run.forecast(), rng=rng)
     return Findings(
         provenance=written,
+        own=own,
         cohort=cohort,
         tree=tree,
         diagnostics=diagnostics,
-        summary=convergence.summarise(tree),
-        judged=identifiability.judge(tree) if has_prior else pd.DataFrame(),
-        shrinkage=identifiability.shrinkage(tree),
-        aliases=identifiability.aliases(tree["posterior"].to_dataset()),
+        summary=convergence.summarise(tree, rows=rows),
+        judged=identifiability.judge(tree, rows=rows) if has_prior else pd.DataFrame(),
+        shrinkage=identifiability.shrinkage(tree, rows=rows),
+        aliases=identifiability.aliases(tree["posterior"].to_dataset(), rows=rows),
         observations=observations,
         coverage=coverage,
         blq=blq,
         medians=medians,
-        yardsticks=yardsticks.compute(tree, cohort, forecast=run.forecast(), rng=rng),
+        yardsticks=sticks,
     )
 
 

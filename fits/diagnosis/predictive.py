@@ -63,7 +63,8 @@ def per_observation(tree: xr.DataTree, infusions: Mapping[str, Sequence[float]] 
     DataFrame
         One row per observation, in order: `patient`, `time` (days since the first infusion), `since` (days
         since the latest), `window`, `dvid`, `product`, `value`, `cens`, `lloq` (NaN where no limit is known),
-        and on the ln scale `observed`, `predicted` (median prediction), `lower`, `upper` (95 % predictive
+        and on the scale of the residuals (ln, but for absolute errors of a user's own model) `observed`,
+        `predicted` (median prediction), `lower`, `upper` (95 % predictive
         interval), `rank_low`, `rank_high`, `residual` (observed less predicted) and `deviate` (quantile
         residual, standard normal under the model); the last two are NaN for censored rows. Rows the model
         does not predict (progression, death) are left out.
@@ -89,7 +90,9 @@ def per_observation(tree: xr.DataTree, infusions: Mapping[str, Sequence[float]] 
     table.insert(3, "window", window_of(table["since"]))
     given = observed["lloq"].values.astype(float) if "lloq" in observed else None
     table["lloq"] = _limits(table, given)
-    log_value = to_log(table["value"], table["dvid"])
+    value = table["value"].to_numpy()
+    logged = observed["log"].values.astype(bool) if "log" in observed else np.ones(len(table), dtype=bool)
+    log_value = np.where(logged, to_log(np.where(logged, value, 1.0), table["dvid"]), value)
     low, high = scores.rank_bounds(draws, log_value, table["cens"])
     table["observed"] = log_value
     table["predicted"] = np.median(centre, axis=0)

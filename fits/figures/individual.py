@@ -68,8 +68,8 @@ def individual_fits(
         for panel, name in zip(axes, page, strict=True):
             product = (products or {}).get(name, "")
             colour = style.product_colour(product, sorted(set((products or {}).values())))
-            _bands(panel, times, curves[:, place[name]], colour)
-            _points(panel, own[own["patient"] == name])
+            bands(panel, times, curves[:, place[name]], colour)
+            points(panel, own[own["patient"] == name])
             for day in (infusions or {}).get(name, ()):
                 if day > 0:
                     panel.axvline(day, color=style.BLACK, linewidth=0.8, linestyle=":")
@@ -84,12 +84,13 @@ def individual_fits(
         part = f", {number} of {len(pages)}" if len(pages) > 1 else ""
         figure.suptitle(f"Individual fits: {style.assay_name(dvid)}{part}")
         figure.supylabel(style.assay_name(dvid), fontsize=8)
-        style.legend_below(figure, _legend(own, bool(progressions), _has_second(infusions, page)), columns=4)
+        style.legend_below(figure, legend(own, bool(progressions), _has_second(infusions, page)), columns=4)
         figures.append(figure)
     return figures
 
 
-def _bands(panel: Axes, times: style.Array, draws: style.Array, colour: str) -> None:
+def bands(panel: Axes, times: style.Array, draws: style.Array, colour: str) -> None:
+    """Draw median, 50 and 95 % of curves (sample, time)."""
     if not np.isfinite(draws).any():
         panel.text(0.5, 0.5, "solver failed", transform=panel.transAxes, ha="center", color=style.GREY)
         return
@@ -99,7 +100,8 @@ def _bands(panel: Axes, times: style.Array, draws: style.Array, colour: str) -> 
     panel.plot(times, quantiles[2], color=colour)
 
 
-def _points(panel: Axes, rows: pd.DataFrame) -> None:
+def points(panel: Axes, rows: pd.DataFrame) -> None:
+    """Draw measurements, censored ones as triangles at their limit."""
     for flag, marker in ((0, "o"), (1, "v"), (-1, "^")):
         some = rows[rows["cens"] == flag]
         face = style.BLACK if flag == 0 else "white"
@@ -116,7 +118,9 @@ def _points(panel: Axes, rows: pd.DataFrame) -> None:
         )
 
 
-def _legend(rows: pd.DataFrame, progressions: bool, second: bool) -> list[Line2D | Patch]:
+def legend(rows: pd.DataFrame, progressions: bool, second: bool) -> list[Line2D | Patch]:
+    """Handles for what `bands` and `points` drew, and for the marks of days."""
+
     def mark(marker: str, face: str, label: str) -> Line2D:
         return Line2D([], [], marker=marker, linestyle="none", color=style.BLACK, markerfacecolor=face, label=label)
 

@@ -11,7 +11,8 @@ from ..diagnosis.findings import Findings
 from ..diagnosis.identifiability import WORDS
 from ..diagnosis.scalars import Scalar, list_scalars, stack
 from ..diagnosis.yardsticks import infusion_days
-from . import chains, individual, parameters, predictive, style, survival
+from ..own_model import Description
+from . import chains, individual, own_model, parameters, predictive, style, survival
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,16 +45,19 @@ def draw_all(findings: Findings) -> Iterator[Plate]:
     findings
         From `diagnosis.findings.examine`.
     """
-    yield from _individual_fits(findings)
-    yield from _checks(findings)
-    yield from _progression(findings)
+    if findings.own is not None:
+        yield from _own_fits(findings, findings.own)
+    else:
+        yield from _individual_fits(findings)
+        yield from _checks(findings)
+        yield from _progression(findings)
     yield from _parameters(findings)
     yield from _chains(findings)
 
 
 def count_plates(findings: Findings) -> int:
     """Return about how many figures `draw_all` will draw, for a progress line."""
-    scalars = len(list_scalars(findings.posterior))
+    scalars = len(list_scalars(findings.posterior, findings.rows))
     assays = findings.observations["dvid"].nunique() if len(findings.observations) else 0
     fits = assays * _pages(findings.cohort.n_patients, individual.PER_PAGE)
     learned = 1 + _pages(scalars, parameters.PER_PAGE)
@@ -94,6 +98,41 @@ def _individual_fits(findings: Findings) -> Iterator[Plate]:
                 "a limit.",
                 figure=figure,
             )
+
+
+def _own_fits(findings: Findings, own: Description) -> Iterator[Plate]:
+    """Individual fits and predictions of a user's own model."""
+    seen = findings.observations
+    if len(seen) == 0 or "curves" not in findings.tree.children:
+        return
+    curves = findings.tree["curves"].to_dataset()
+    labels = {name: (f"{name} ({unit})", log) for name, (unit, log) in own.observables.items()}
+    for name, (label, log) in labels.items():
+        if name not in curves:
+            continue
+        figures = own_model.individual_fits(
+            times=curves["time"].values.astype(float),
+            curves=curves[name].transpose("sample", "patient", "time").values,
+            patients=[str(patient) for patient in curves["patient"].values],
+            observations=seen[seen["dvid"] == name],
+            label=label,
+            time=f"time ({own.time_unit})",
+            log=log,
+        )
+        for number, figure in enumerate(figures, start=1):
+            yield Plate(
+                section="fits",
+                name=f"individual_{name}_{number}",
+                caption=f"Individual fits of {name}, page {number} of {len(figures)}. Bands are the curves that the "
+                "posterior allows, without residual error; triangles lie at a limit.",
+                figure=figure,
+            )
+    yield Plate(
+        section="checks",
+        name="observed_against_predicted",
+        caption="Observed values against the median of their predictions; the line is equality.",
+        figure=own_model.observed_against_predicted(seen, labels),
+    )
 
 
 def _checks(findings: Findings) -> Iterator[Plate]:
@@ -164,7 +203,7 @@ def _progression(findings: Findings) -> Iterator[Plate]:
 
 def _parameters(findings: Findings) -> Iterator[Plate]:
     posterior = findings.posterior
-    scalars = list_scalars(posterior)
+    scalars = list_scalars(posterior, findings.rows)
     if len(findings.judged):
         yield Plate(
             section="parameters",
@@ -198,6 +237,8 @@ def _individual_effects(findings: Findings, known: dict[str, Scalar]) -> Iterato
     individual_parameters = findings.posterior["individual"].transpose("chain", "draw", "patient", "effect")
     effects = [str(name) for name in individual_parameters["effect"].values]
     patients = [str(name) for name in individual_parameters["patient"].values]
+    if not effects:
+        return
     draws = individual_parameters.values.reshape(-1, len(patients), len(effects))
     products = _first_products(findings)
     figures = parameters.individual_effects(
@@ -218,7 +259,7 @@ def _individual_effects(findings: Findings, known: dict[str, Scalar]) -> Iterato
 
 
 def _chains(findings: Findings) -> Iterator[Plate]:
-    scalars = list_scalars(findings.posterior)
+    scalars = list_scalars(findings.posterior, findings.rows)
     rhat = findings.summary.set_index("parameter")["rhat"]
     statistics = findings.tree["sample_stats"].to_dataset()
     divergent = statistics["diverging"].transpose("chain", "draw").values if "diverging" in statistics else None

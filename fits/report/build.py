@@ -1,6 +1,6 @@
 """From a run folder to `report.html`."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,7 +34,9 @@ SECTIONS: Final = (
 )
 
 
-def build_report(run: RunFolder, findings: Findings | None = None) -> Path:
+def build_report(
+    run: RunFolder, findings: Findings | None = None, *, tick: Callable[[], object] = lambda: None
+) -> Path:
     """Write `report.html` into a run: one file with its figures inside, which asks nothing of the network.
 
     Parameters
@@ -43,6 +45,8 @@ def build_report(run: RunFolder, findings: Findings | None = None) -> Path:
         An open run folder.
     findings
         From `examine`; computed when None.
+    tick
+        Called after each of the `count_plates` figures.
 
     Returns
     -------
@@ -55,10 +59,16 @@ def build_report(run: RunFolder, findings: Findings | None = None) -> Path:
         If the run has no readable posterior or cohort.
     """
     found = examine(run) if findings is None else findings
-    return run.write_report(render(found, name=run.path.resolve().name))
+    return run.write_report(render(found, name=run.path.resolve().name, tick=tick))
 
 
-def render(findings: Findings, *, name: str, plates: Iterable[Plate] | None = None) -> str:
+def render(
+    findings: Findings,
+    *,
+    name: str,
+    plates: Iterable[Plate] | None = None,
+    tick: Callable[[], object] = lambda: None,
+) -> str:
     """Return the report as HTML text.
 
     Parameters
@@ -69,11 +79,14 @@ def render(findings: Findings, *, name: str, plates: Iterable[Plate] | None = No
         What the run is called in the title.
     plates
         Figures drawn already; all of `draw_all` when None.
+    tick
+        Called after each figure.
     """
     pictures: dict[str, list[dict[str, str]]] = {key: [] for key, _ in SECTIONS}
     for plate in draw_all(findings) if plates is None else plates:
         section = "yardsticks" if plate.section == "progression" else plate.section
         pictures[section].append({"uri": style.data_uri(plate.figure), "caption": plate.caption})
+        tick()
     columns, rows, tie = words.comparison(findings.provenance)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -134,6 +147,14 @@ MEASUREMENT_COLUMNS: Final = {
     "last_day": "last day",
 }
 
+OWN_COLUMNS: Final = {
+    "DVID": "observable",
+    "unit": "unit",
+    "samples": "samples",
+    "patients": "patients",
+    "blq": "below limit (%)",
+}
+
 FOLLOW_UP_COLUMNS: Final = {
     "product": "product",
     "courses": "courses",
@@ -188,6 +209,12 @@ DISCRIMINATION_COLUMNS: Final = {
 
 
 def _cohort_tables(findings: Findings) -> list[dict[str, Any]]:
+    if findings.own is not None:
+        rows = findings.cohort.observations.assign(BLQ=lambda table: 100.0 * (table["CENS"] == 1))
+        of = rows.groupby("DVID", sort=False)
+        seen = of.agg(samples=("DV", "size"), patients=("ID", "nunique"), blq=("BLQ", "mean"), last=("TIME", "max"))
+        seen = seen.reset_index().assign(unit=[findings.own.observables[name][0] for name in seen.index])
+        return [_table("Measurements", seen, OWN_COLUMNS | {"last": f"last time ({findings.own.time_unit})"})]
     found = summarise(findings.cohort)
     medians = found.follow_up["pfs_median"].astype(object)
     follow_up = found.follow_up.assign(pfs_median=medians.replace(float("inf"), "not reached"))
@@ -251,7 +278,7 @@ def _provenance_rows(written: dict[str, Any]) -> list[tuple[str, str]]:
     """Return run.json as rows, nested tables in one line each."""
     rows = []
     for key, value in written.items():
-        if key == "comparison":
+        if key in ("comparison", "own_model"):
             continue
         text = str(value)
         if isinstance(value, dict):

@@ -48,12 +48,15 @@ def verdict(findings: Findings) -> str:
 def summary(findings: Findings) -> list[str]:
     """Return the sentences that open the report."""
     cohort, found = findings.cohort, findings.diagnostics
-    counts = cohort.infusions[cohort.infusions["SLOT"] == 1]["PRODUCT"].value_counts()
-    products = ", ".join(f"{number} {product}" for product, number in counts.items())
-    again = int((cohort.infusions.groupby("ID")["SLOT"].max() > 1).sum())
+    if findings.own is not None:
+        who = f"Model {findings.own.name}: {cohort.n_patients} patients, {len(cohort.infusions)} doses"
+    else:
+        counts = cohort.infusions[cohort.infusions["SLOT"] == 1]["PRODUCT"].value_counts()
+        products = ", ".join(f"{number} {product}" for product, number in counts.items())
+        again = int((cohort.infusions.groupby("ID")["SLOT"].max() > 1).sum())
+        who = f"{cohort.n_patients} patients ({products} at the first infusion; {again} with a second infusion)"
     said = [
-        f"{cohort.n_patients} patients ({products} at the first infusion; {again} with a second infusion), "
-        f"{len(findings.observations)} measurements, {found.n_chains} chains of {found.n_draws} draws with "
+        f"{who}, {len(findings.observations)} measurements, {found.n_chains} chains of {found.n_draws} draws with "
         f"{found.sampler}.",
         verdict(findings),
     ]
@@ -72,7 +75,8 @@ def summary(findings: Findings) -> list[str]:
             f"{worst['dvid']}, {percent(worst['inside_95'])})."
         )
     said += progression_sentences(findings)
-    said.append(on_exhaustion(findings.judged))
+    if findings.own is None:
+        said.append(on_exhaustion(findings.judged))
     return [sentence for sentence in said if sentence]
 
 
@@ -210,6 +214,12 @@ def limits(findings: Findings) -> list[str]:
     """Return what this run cannot say."""
     cohort = findings.cohort
     said = []
+    if findings.own is not None:
+        return [
+            "The model, its priors and their sources are the user's; nothing here has checked them.",
+            "Predictive checks use the patients' own data and are kinder to the model than a forecast of new patients.",
+            "Parameters are of this model; another model that describes the data as well may disagree.",
+        ]
     if cohort.max_infusions < 2:
         said.append(
             "No patient of this cohort had a second infusion. Everything said about retreatment from this "

@@ -21,6 +21,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.parameters import (
     PRODUCT_EFFECTS,
     VARIANTS,
@@ -297,8 +298,13 @@ def from_run(
     Raises
     ------
     ReinfuseError
-        If the run has no posterior, or it is damaged.
+        If the run has no posterior, it is damaged, or it is of a model of one's own.
     """
+    if (own := run.provenance.get("own_model")) is not None:
+        raise ReinfuseError(
+            f"{run.path} is a fit of the model {own['name']!r}; the scenarios are of CAR-T cells. Compare doses of a "
+            "model of your own with reinfuse.fits.experiments.compare_arms."
+        )
     tree = run.posterior()
     posterior = tree["posterior"].to_dataset().stack(sample=("chain", "draw"), create_index=False)
     total = posterior.sizes["sample"]

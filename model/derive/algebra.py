@@ -156,6 +156,7 @@ EVALUATE: dict[str, Any] = {
     "mul": lambda a, b: a * b,
     "div": lambda a, b: a / b,
     "neg": lambda a: -a,
+    "inv": lambda a: 1.0 / a,
     "exp": math.exp,
     "log": math.log,
     "max": max,

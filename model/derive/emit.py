@@ -28,6 +28,7 @@ SCALAR = Dialect(
     functions={
         # saturates as the lanes do: the adjoint of 1 / (1 + inf) would be NaN
         "exp": "np.exp(700.0 if {0} > 700.0 else {0})",
+        "inv": "1.0 / {0}",
         "log": "np.log({0})",
         "max": "max({0}, {1})",
         "gt0": "(1.0 if {0} > 0.0 else 0.0)",
@@ -40,6 +41,7 @@ LANES = Dialect(
     accumulate="store({array}, {index} * WIDTH, load({array}, {index} * WIDTH) + {value})",
     functions={
         "exp": "lane_exp({0})",
+        "inv": "lane_inverse({0})",
         "log": "lane_log({0})",
         "max": "lane_max({0}, {1})",
         "gt0": "lane_where_less(splat(0.0), {0}, splat(1.0), splat(0.0))",

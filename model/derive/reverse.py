@@ -19,6 +19,7 @@ PULLBACK: dict[str, Callable[[Graph, Node, Node], tuple[Node, ...]]] = {
     "mul": lambda g, n, s: (s * n.args[1], s * n.args[0]),
     "div": _div_pullback,
     "neg": lambda g, n, s: (-s,),
+    "inv": lambda g, n, s: (-(s * (n * n)),),
     "exp": lambda g, n, s: (s * n,),
     "log": lambda g, n, s: (s / n.args[0],),
     "max": lambda g, n, s: (s * g.apply("gt0", n.args[0] - n.args[1]), g.constant(0.0)),

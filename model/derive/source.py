@@ -1,6 +1,6 @@
 """The source code of a model's functions: values by `emit`, adjoints by `reverse`.
 
-`kernels.stub` says what each function is for and shows its arguments.
+`kernels.interface` says what each function is for and lists its arguments.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..densities import DENSITIES
+from ..equations.definition import State
 from . import emit
 from .algebra import Graph, Node
 from .reverse import pullback
@@ -29,20 +30,29 @@ def generate(
         "kinds": tuple(needed.observations),
         "readouts": tuple(needed.reported),
     }
-    constants = {
-        "NS": len(needed.states),
-        "NH": max(len(needed.held), 1),
-        "NT": len(needed.parameters),
-        "NC": max(len(needed.coefficients), 1),
-        "NR": max(len(needed.reported), 1),
-        "VALUE_SCALED": f"np.array({[0.0 if needed.model.state(s).log else 1.0 for s in needed.states]})",
-    }
+    sizes = [
+        len(needed.states),
+        len(needed.held),
+        len(needed.parameters),
+        len(needed.coefficients),
+        len(needed.reported),
+    ]
+    scales = [_scale(needed.model.state(s)) for s in needed.states]
     head = [f"# {key}: {', '.join(value)}" for key, value in names.items()]
-    head += [f"{name} = {value}" for name, value in constants.items()]
+    head += [f"SIZES = {[max(size, 1) for size in sizes]}", f"SCALES = np.array({scales})"]
     writer = _Writer(needed)
     parts = [*writer.start(), *writer.coefficients(), *writer.rates(), *writer.jumps()]
-    parts += [writer.readout(), *writer.observations(), density()]
+    parts += [writer.readout(), *writer.observations()]
     return "\n\n\n".join(["\n".join(head), *parts]), names
+
+
+def _scale(state: State) -> float:
+    """What is added to a state's size before an error is compared with it; 0: the error is taken as it is."""
+    return 0.0 if state.log else state.scale
+
+
+def _function(header: str, lines: Sequence[str]) -> str:
+    return emit.function(header, lines, decorator="@model_function")
 
 
 def _places(names: Sequence[str], prefix: str, array: str, offset: str = "") -> Places:
@@ -99,8 +109,8 @@ class _Writer:
         begin, n = self.needed.start, len(self.needed.states)
         back = pullback(begin, self._state_seeds(), self.p) if begin else []
         return (
-            emit.function("start(y, h, p)", self._scalar(_writes("y", begin[:n]) + _writes("h", begin[n:]))),
-            emit.function("start_pullback(p, yb, hb, pb)", self._scalar(_adds("pb", back), self.bars)),
+            _function("start(y, h, p)", self._scalar(_writes("y", begin[:n]) + _writes("h", begin[n:]))),
+            _function("start_pullback(p, yb, hb, pb)", self._scalar(_adds("pb", back), self.bars)),
         )
 
     def coefficients(self) -> tuple[str, str]:
@@ -109,22 +119,20 @@ class _Writer:
         back = pullback(values, self._seeds(self.numbers, "cb"), self.h + self.p) if values else []
         adds = _adds("hb", back[:n]) + _adds("pb", back[n:])
         return (
-            emit.function("prepare(h, p, c)", self._scalar(_writes("c", values))),
-            emit.function("prepare_pullback(h, p, cb, hb, pb)", self._scalar(adds, _places(self.numbers, "cb", "cb"))),
+            _function("prepare(h, p, c)", self._scalar(_writes("c", values))),
+            _function("prepare_pullback(h, p, cb, hb, pb)", self._scalar(adds, _places(self.numbers, "cb", "cb"))),
         )
 
     def rates(self) -> tuple[str, str]:
         """Time derivatives, in lanes."""
         states, n = self.needed.states, len(self.needed.states)
-        at: Places = {"t": "t"}
+        at: Places = {"t": emit.Slot("t", 0)}
         at |= _places(states, "y", "y", "oy") | _places(self.numbers, "c", "c") | _places(states, "db", "db", "odb")
         back = pullback(self.needed.rates, self._seeds(states, "db"), self.y + [f"c.{k}" for k in self.numbers])
         lines = emit.body(emit.LANES, at, _writes("yb", back[:n], "oyb") + _adds("cb", back[n:]))
         return (
-            emit.function(
-                "rates(y, oy, t, c, d, od)", emit.body(emit.LANES, at, _writes("d", self.needed.rates, "od"))
-            ),
-            emit.function("rates_pullback(y, oy, t, c, db, odb, yb, oyb, cb)", lines),
+            _function("rates(y, oy, t, c, d, od)", emit.body(emit.LANES, at, _writes("d", self.needed.rates, "od"))),
+            _function("rates_pullback(y, oy, t, c, db, odb, yb, oyb, cb)", lines),
         )
 
     def jumps(self) -> tuple[str, str]:
@@ -139,14 +147,14 @@ class _Writer:
             after += [kept.get(h, self.graph.leaf(f"h.{h}")) for h in held]
             reverse.append(self._back(after, self._state_seeds(), self.bars))
         return (
-            emit.function("jump(code, y, h, p)", _branches("code", forward)),
-            emit.function("jump_pullback(code, y, h, p, yb, hb, pb)", _branches("code", reverse)),
+            _function("jump(code, y, h, p)", _branches("code", forward)),
+            _function("jump_pullback(code, y, h, p, yb, hb, pb)", _branches("code", reverse)),
         )
 
     def readout(self) -> str:
         """What simulations report."""
         lines = self._scalar(_writes("out", list(self.needed.reported.values())))
-        return emit.function("readout(t, y, h, p, out)", lines)
+        return _function("readout(t, y, h, p, out)", lines)
 
     def observations(self) -> tuple[str, str]:
         """Location and scale of what is observed."""
@@ -155,8 +163,8 @@ class _Writer:
         forward = [self._scalar(_writes("out", pair)) for pair in pairs]
         reverse = [self._back(pair, seeds, places) for pair in pairs]
         return (
-            emit.function("observe(kind, t, y, h, p, out)", _branches("kind", forward)),
-            emit.function("observe_pullback(kind, t, y, h, p, ob, yb, hb, pb)", _branches("kind", reverse)),
+            _function("observe(kind, t, y, h, p, out)", _branches("kind", forward)),
+            _function("observe_pullback(kind, t, y, h, p, ob, yb, hb, pb)", _branches("kind", reverse)),
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..equations.definition import OdeModel
 from .algebra import Graph, Node, leaves, log, ordered, substitute
+from .economy import economise
 
 
 class _Symbols:
@@ -127,11 +128,12 @@ def prune(trace: Trace, kinds: Sequence[str], readouts: Sequence[str] | None) ->
     needed = trace.needed([*observed, *reported.values()])
     states = tuple(s.name for s in trace.model.states if f"y.{s.name}" in needed)
     held = tuple(h for h in trace.model.held if f"h.{h}" in needed)
-    rates, coefficients = _cut(trace.graph, [trace.rates[s] for s in states])
+    rates, coefficients = _cut(trace.graph, economise([trace.rates[s] for s in states]))
     jumps = {
         name: ({s: v for s, v in changed.items() if s in states}, {h: v for h, v in kept.items() if h in held})
         for name, (changed, kept) in trace.events.items()
     }
+    jumps = {name: changes for name, changes in jumps.items() if any(changes)}
     start = [trace.start_state[s] for s in states] + [trace.start_held[h] for h in held]
     everything = [*observed, *reported.values(), *coefficients, *start]
     everything += [v for pair in jumps.values() for part in pair for v in part.values()]

@@ -18,12 +18,15 @@ Values = Mapping[str, Any]
 class State:
     """One state: its unit, and whether it is integrated as a logarithm.
 
-    ``rates`` returns d(ln y)/dt for a logarithmic state and dy/dt for a linear one.
+    ``rates`` returns d(ln y)/dt for a logarithmic state and dy/dt for a linear one. The local error of a linear
+    state is held below the tolerance times its size plus ``scale``, in the state's unit: accuracy is relative above
+    it and absolute below.
     """
 
     name: str
     unit: str
     log: bool = True
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)

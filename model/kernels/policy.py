@@ -29,11 +29,29 @@ def parallel_kernel[F: Callable[..., Any]](function: F) -> F:
     return _compile(function, parallel=True)
 
 
+def c_function[F: Callable[..., Any]](signature: Any) -> Callable[[F], F]:
+    """Compile a function for this signature, at once, to be called by its address."""
+
+    def decorate(function: F) -> F:
+        if numba.config.DISABLE_JIT:
+            return function
+        options: dict[str, Any] = {"error_model": "numpy", "fastmath": FLAGS}
+        compiled: F = _cached(lambda **cache: numba.cfunc(signature, **cache, **options)(function))
+        return compiled
+
+    return decorate
+
+
 def _compile[F: Callable[..., Any]](function: F, **options: Any) -> F:
+    compiled: F = _cached(lambda **cache: numba.njit(**cache, **OPTIONS, **options)(function))
+    return compiled
+
+
+def _cached(compile_: Callable[..., Any]) -> Any:
+    """What a compiler makes with its cache on disk; without, where no place is writable."""
     try:
-        compiled = numba.njit(cache=True, **OPTIONS, **options)(function)
+        return compile_(cache=True)
     except RuntimeError as error:
         if "no locator available" not in str(error):
             raise
-        compiled = numba.njit(**OPTIONS, **options)(function)
-    return compiled  # type: ignore[no-any-return]
+        return compile_()

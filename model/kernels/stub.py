@@ -1,8 +1,6 @@
-"""What a generated file supplies to `driver`: here for one state that decays, so that the driver runs alone.
+"""What `derive.steps` and `derive.source.density` write for the solvers, as loops that are easy to read: Tsit5.
 
-`derive.build` writes the same names for a model and puts the driver's text below them. Shapes: ``y`` (NS,),
-``h`` (NH,), ``p`` (NT,), ``c`` (NC,) are plain arrays in scalar functions and flat lane arrays in lane
-functions.
+The solvers' text imports it, so that it can be read, checked and run as it stands.
 """
 
 from __future__ import annotations
@@ -11,89 +9,107 @@ from typing import Any
 
 import numpy as np
 
-from .lanes import WIDTH, load, store
+from .interface import NS, RATES, RATES_PULLBACK, SCALE, call, floats
+from .lanes import WIDTH, lane_abs, lane_max, load, splat, store
 from .policy import kernel
+from .tableaux import TSIT5
 
-NS, NH, NT, NC, NR = 1, 1, 2, 1, 1
-VALUE_SCALED = np.zeros(1)  # 1 for states on a linear scale: their tolerance grows with their value
-
-
-@kernel
-def start(y: Any, h: Any, p: Any) -> None:
-    """Write state and held values at the start."""
-    y[0] = np.log(p[1])
-    h[0] = 1.0
+STAGES, SLOTS, ERROR_ORDER = TSIT5.stages, TSIT5.slots, TSIT5.error_order
+MATRIX, NODES, ERROR, DENSE = TSIT5.matrix, TSIT5.nodes, TSIT5.errors[0], TSIT5.dense
 
 
 @kernel
-def start_pullback(p: Any, yb: Any, hb: Any, pb: Any) -> None:
-    """Adjoint of `start`: accumulate into ``pb``."""
-    pb[1] += yb[0] / p[1]
+def attempt(model: Any, stages: Any, base: int, k: Any, c: Any, t: Any, h: Any, tol: float, times: Any) -> Any:
+    """One Runge-Kutta step in all lanes, from times ``t`` by ``h``; returns the mean square of the scaled error.
+
+    ``k`` comes with the rates of stage 0; ``times`` is a place for the times of stages.
+    """
+    ns = model[NS]
+    for s in range(1, STAGES):
+        for i in range(ns):
+            total = load(k, i * WIDTH) * MATRIX[s, 0]
+            for j in range(1, s):
+                total = total + load(k, (j * ns + i) * WIDTH) * MATRIX[s, j]
+            store(stages, (base + s * ns + i) * WIDTH, load(stages, (base + i) * WIDTH) + load(h, 0) * total)
+        store(times, 0, load(t, 0) + load(h, 0) * NODES[s])
+        call(model[RATES], stages, base + s * ns, times, c, k, s * ns)
+    scales = floats(model[SCALE], ns)
+    square = splat(0.0)
+    for i in range(ns):
+        error = load(k, i * WIDTH) * ERROR[0]
+        for s in range(1, STAGES):
+            error = error + load(k, (s * ns + i) * WIDTH) * ERROR[s]
+        error = load(h, 0) * error * (1.0 / tol)
+        if scales[i] > 0.0:
+            before = lane_abs(load(stages, (base + i) * WIDTH))
+            after = lane_abs(load(stages, (base + (STAGES - 1) * ns + i) * WIDTH))
+            error = error / (lane_max(before, after) + scales[i])
+        square = square + error * error
+    return square * (1.0 / float(ns))
 
 
 @kernel
-def prepare(h: Any, p: Any, c: Any) -> None:
-    """Write everything that stays constant between events."""
-    c[0] = h[0] * p[0]
+def complete(model: Any, stages: Any, base: int, k: Any, c: Any, t: Any, h: Any, times: Any) -> None:
+    """Add the stages that only the interpolant needs."""
 
 
 @kernel
-def prepare_pullback(h: Any, p: Any, cb: Any, hb: Any, pb: Any) -> None:
-    """Adjoint of `prepare`: accumulate into ``hb`` and ``pb``."""
-    hb[0] += cb[0] * p[0]
-    pb[0] += cb[0] * h[0]
+def weigh(x: float, weights: Any) -> None:
+    """Weights (SLOTS,) of the stages in the change up to fraction ``x`` of a step, per unit of its length."""
+    for s in range(SLOTS):
+        weights[s] = x * (DENSE[s, 0] + x * (DENSE[s, 1] + x * (DENSE[s, 2] + x * DENSE[s, 3])))
 
 
 @kernel
-def rates(y: Any, oy: int, t: Any, c: Any, d: Any, od: int) -> None:
-    """Time derivatives, in lanes."""
-    store(d, od * WIDTH, -load(c, 0))
+def attempt_pullback(
+    model: Any,
+    stages: Any,
+    base: int,
+    kb: Any,
+    yb: Any,
+    lam: Any,
+    direct: Any,
+    touched: bool,
+    c: Any,
+    cb: Any,
+    t: Any,
+    h: Any,
+    times: Any,
+) -> None:
+    """Adjoint of a step: ``lam`` goes from its end to its start; accumulate into ``cb``.
 
-
-@kernel
-def rates_pullback(y: Any, oy: int, t: Any, c: Any, db: Any, odb: int, yb: Any, oyb: int, cb: Any) -> None:
-    """Adjoint of `rates`, in lanes: write ``yb``, accumulate into ``cb``."""
-    store(yb, oyb * WIDTH, load(db, odb * WIDTH) * 0.0)
-    store(cb, 0, load(cb, 0) - load(db, odb * WIDTH))
-
-
-@kernel
-def jump(code: int, y: Any, h: Any, p: Any) -> None:
-    """Apply an event in place."""
-    if code == 1:
-        h[0] = 2.0 * h[0]
-
-
-@kernel
-def jump_pullback(code: int, y: Any, h: Any, p: Any, yb: Any, hb: Any, pb: Any) -> None:
-    """Adjoint of `jump` at the state before it: ``yb``, ``hb`` in place, accumulate into ``pb``."""
-    if code == 1:
-        hb[0] = 2.0 * hb[0]
-
-
-@kernel
-def readout(t: float, y: Any, h: Any, p: Any, out: Any) -> None:
-    """Write what a simulation reports."""
-    out[0] = np.exp(y[0])
-
-
-@kernel
-def observe(kind: int, t: float, y: Any, h: Any, p: Any, out: Any) -> None:
-    """Write the two numbers that a density needs: location and scale, or log-hazard and cumulative hazard."""
-    out[0] = y[0]
-    out[1] = 0.5
-
-
-@kernel
-def observe_pullback(kind: int, t: float, y: Any, h: Any, p: Any, ob: Any, yb: Any, hb: Any, pb: Any) -> None:
-    """Adjoint of `observe`: write ``yb`` and ``hb``, accumulate into ``pb``."""
-    yb[0] = ob[0]
-    hb[0] = 0.0
+    Where an observation lies inside the step (``touched``), ``kb`` and ``direct`` come with what its interpolated
+    value owes to the rates of the stages and to the state at the start.
+    """
+    ns, last = model[NS], STAGES - 1
+    if touched:
+        store(times, 0, load(t, 0) + load(h, 0))
+        call(model[RATES_PULLBACK], stages, base + last * ns, times, c, kb, last * ns, yb, last * ns, cb)
+        for i in range(ns):
+            store(lam, i * WIDTH, load(lam, i * WIDTH) + load(yb, (last * ns + i) * WIDTH))
+    for s in range(last - 1, -1, -1):
+        for i in range(ns):
+            total = load(lam, i * WIDTH) * MATRIX[last, s]
+            for r in range(s + 1, last):
+                total = total + load(yb, (r * ns + i) * WIDTH) * MATRIX[r, s]
+            total = load(h, 0) * total
+            if touched:
+                total = total + load(kb, (s * ns + i) * WIDTH)
+            store(kb, (s * ns + i) * WIDTH, total)
+        store(times, 0, load(t, 0) + load(h, 0) * NODES[s])
+        call(model[RATES_PULLBACK], stages, base + s * ns, times, c, kb, s * ns, yb, s * ns, cb)
+    for i in range(ns):
+        total = load(lam, i * WIDTH)
+        for s in range(last):
+            total = total + load(yb, (s * ns + i) * WIDTH)
+        if touched:
+            total = total + load(direct, i * WIDTH)
+        store(lam, i * WIDTH, total)
 
 
 @kernel
 def density(family: int, value: float, out: Any, ob: Any) -> float:
-    """Log density of one record, and its derivatives by the two numbers of `observe` in ``ob``."""
+    """Log density of one record, and its derivatives by the two numbers of `observe` in ``ob``: here, a Gaussian's."""
     z = (value - out[0]) / out[1]
     ob[0] = z / out[1]
     ob[1] = (z * z - 1.0) / out[1]

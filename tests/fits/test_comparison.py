@@ -68,7 +68,7 @@ class TestIntegratedLikelihood:
         h = explored.centre
         draws = Draws(one_infusion.problem, one_infusion.flat(h, np.zeros(explored.layout.block.shape))[None, None])
         found = []
-        for count, seed in ((1024, 8), (4096, 9)):
+        for count, seed in ((2048, 8), (8192, 9)):
             monkeypatch.setattr(comparison, "DEVIATION_DRAWS", count)
             found.append(integrated_loglik(one_infusion.posterior, explored, draws, np.random.default_rng(seed))[0])
         assert np.isfinite(found).all()

@@ -201,7 +201,7 @@ class TestCourses:
 def traced(model, *, fixed, kinds, readouts):
     """A kernel's names, from the model's text, without compiling anything."""
     _, names = generate(Trace(model, fixed), kinds, readouts)
-    return Kernel(name=model.name, module=ModuleType("none"), **names)
+    return Kernel(name=model.name, module=ModuleType("none"), solver=ModuleType("none"), **names)
 
 
 class TestWhatIsEstimated:

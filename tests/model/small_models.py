@@ -39,21 +39,21 @@ def growth(name: str = "small", *, extra: float = 0.0) -> OdeModel:
 
 
 @cache
-def compiled() -> Kernel:
-    """Its simulator, one for all tests."""
-    return build(growth())
+def compiled(method: str = "tsit5") -> Kernel:
+    """Its simulator, one of each method for all tests."""
+    return build(growth(), method=method)
 
 
-def simulate(times, *, cuts=(), tol=1e-8, max_steps=20_000, n=1, **values):
+def simulate(times, *, cuts=(), tol=1e-8, max_steps=20_000, n=1, method="tsit5", **values):
     """Read-outs by name, (n, T) each, and status (n,); `values` override `VALUES`, one or n each."""
-    kernel = compiled()
+    kernel = compiled(method)
     theta = np.empty((n, len(kernel.parameters)))
     for i, name in enumerate(kernel.parameters):
         theta[:, i] = (VALUES | values)[name]
     ev_time = np.tile(np.asarray(cuts, dtype=float).reshape(1, -1), (n, 1)) if len(cuts) else np.zeros((n, 1))
     ev_code, n_ev = np.zeros(ev_time.shape, dtype=np.int64), np.full(n, len(cuts))
     out, status = np.full((n, len(times), len(kernel.readouts)), np.nan), np.zeros(n, dtype=np.int64)
-    kernel.module.simulate(theta, ev_time, ev_code, n_ev, np.array(times, dtype=float), tol, max_steps, out, status)
+    kernel.simulate(theta, ev_time, ev_code, n_ev, np.array(times, dtype=float), tol, max_steps, out, status)
     return SimpleNamespace(**{k: out[:, :, i] for i, k in enumerate(kernel.readouts)}, status=status)
 
 

@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from reinfuse.model.densities import DENSITIES, Family
 from reinfuse.model.derive import build as builder
 from reinfuse.model.derive.build import build
 from reinfuse.model.derive.source import generate
 from reinfuse.model.derive.trace import Trace
 from reinfuse.model.equations import bcma
 from reinfuse.model.equations.definition import OdeModel, State
+from reinfuse.model.kernels.interface import FUNCTIONS
+from reinfuse.model.kernels.tableaux import METHODS
 from reinfuse.model.parameters import REAL_COHORT, VARIANTS
 
 from . import small_models as small
@@ -37,7 +40,13 @@ def folder(tmp_path, monkeypatch):
 
 
 def files(folder: Path) -> set[str]:
-    return {path.name for path in folder.glob("*.py")}
+    """Files of models."""
+    return {path.name for path in folder.glob("*.py")} - solvers(folder)
+
+
+def solvers(folder: Path) -> set[str]:
+    """Files of solvers."""
+    return {path.name for path in folder.glob("solver_*.py")}
 
 
 class TestPruning:
@@ -84,7 +93,7 @@ class TestPruning:
     def test_codes_of_kinds_and_events_are_their_places(self):
         kept = names(self.REAL, kinds=("sbcma", "cart"), readouts=())
         assert kept["kinds"] == ("sbcma", "cart")
-        assert kept["events"] == ("infusion_1", "assessment_1")
+        assert kept["events"] == ("infusion_1",), "the assessment touches nothing that these depend on"
 
     def test_an_unknown_kind_is_told_with_those_that_there_are(self):
         with pytest.raises(ValueError, match=r"'bcma' has no observation \['flc'\].*cart.*transgene"):
@@ -100,7 +109,7 @@ class TestFiles:
 
     def test_nothing_is_left_but_the_file(self, folder):
         build(small.growth())
-        assert [path.suffix for path in folder.iterdir() if path.is_file()] == [".py"]
+        assert {path.suffix for path in folder.iterdir() if path.is_file()} == {".py"}
 
     def test_building_again_loads_the_same_module(self, folder):
         first, second = build(small.growth()), build(small.growth())
@@ -138,8 +147,14 @@ class TestFiles:
         assert one.module.__name__ != other.module.__name__
         assert len(files(folder)) == 2
 
-    @pytest.mark.parametrize("part", ["lanes", "policy", "tableaux", "driver"])
-    def test_the_digest_covers_what_is_compiled_in(self, folder, tmp_path, monkeypatch, part):
+    def test_all_models_share_the_solvers(self, folder):
+        one, other = build(small.growth("one")), build(small.growth("other"))
+        assert one.solver is other.solver
+        build(small.growth(), method="dop853")
+        assert len(solvers(folder)) == 2
+
+    @pytest.mark.parametrize("part", [*builder.COMPILED_IN, *builder.SOLVERS])
+    def test_an_edit_of_what_is_compiled_in_makes_new_files(self, folder, tmp_path, monkeypatch, part):
         kernels = tmp_path / "copy"
         kernels.mkdir()
         for path in builder.KERNELS.glob("*.py"):
@@ -147,13 +162,21 @@ class TestFiles:
         monkeypatch.setattr(builder, "KERNELS", kernels)
         build(small.growth())
         text = (kernels / f"{part}.py").read_text(encoding="utf-8")
-        ending = "\nEDITED = 1\n"
-        if part == "driver":  # the part that every model gets
-            text = text.replace(builder.ENTRY_MARKER, f"{ending}\n\n{builder.ENTRY_MARKER}")
-            ending = ""
-        (kernels / f"{part}.py").write_text(text + ending, encoding="utf-8")
+        (kernels / f"{part}.py").write_text(text + "\nEDITED = 1\n", encoding="utf-8")
         build(small.growth())
-        assert len(files(folder)) == 2
+        assert len(solvers(folder)) == 2
+        assert len(files(folder)) == (2 if part in builder.COMPILED_IN else 1)
+
+    def test_an_edit_of_a_method_or_a_density_makes_new_solvers(self, folder, monkeypatch):
+        build(small.growth())
+        method = METHODS["tsit5"]
+        other = replace(method, dense=method.dense * (1.0 + 1e-15))
+        monkeypatch.setitem(METHODS, "tsit5", other)
+        build(small.growth())
+        assert len(solvers(folder)) == 2
+        monkeypatch.setitem(DENSITIES, Family.QUANTIFIED, lambda location, scale, value: value - location)
+        build(small.growth())
+        assert (len(solvers(folder)), len(files(folder))) == (3, 1)
 
     def test_an_unwritable_folder_falls_back_to_the_users_cache(self, tmp_path, monkeypatch):
         blocked = tmp_path / "a file"
@@ -178,10 +201,11 @@ SECOND_PROCESS = """
 import json, sys
 from tests.model import small_models as small
 found = small.simulate([0.0, 1.0, 5.0])
-module = small.compiled().module
-compiled = {name: len(f.stats.cache_misses) for name, f in vars(module).items() if hasattr(f, "stats")}
-hits = len(module.simulate.stats.cache_hits)
-json.dump({"N": found.N.tolist(), "misses": compiled, "hits": hits, "file": module.__file__}, sys.stdout)
+kernel = small.compiled()
+misses = {name: len(f.stats.cache_misses) for name, f in vars(kernel.solver).items() if hasattr(f, "stats")}
+hits = {name: f.cache_hits for name, f in vars(kernel.module).items() if hasattr(f, "cache_hits")}
+files = [kernel.module.__file__, kernel.solver.__file__]
+json.dump({"N": found.N.tolist(), "misses": misses, "hits": hits, "files": files}, sys.stdout)
 """
 
 
@@ -198,23 +222,24 @@ def test_a_second_process_compiles_nothing():
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["file"] == small.compiled().module.__file__
-    assert found["hits"] == 1
-    assert "forward" in found["misses"]
+    kernel = small.compiled()
+    assert found["files"] == [kernel.module.__file__, kernel.solver.__file__]
+    assert {"simulate", "forward"} <= set(found["misses"])
     assert set(found["misses"].values()) == {0}
+    assert found["hits"] == dict.fromkeys(FUNCTIONS, 1)
     np.testing.assert_array_equal(found["N"], wanted.N)
 
 
 class TestGeneratedText:
     def test_it_says_what_it_is(self):
         text = Path(small.compiled().module.__file__).read_text(encoding="utf-8")
-        assert text.startswith('"""Generated by reinfuse from the equations of model \'small\'; do not edit.')
+        assert text.startswith('"""Generated by reinfuse: the equations of model \'small\'; do not edit.')
         assert "# states: N, W" in text
         assert "# parameters: K, a, c, faster, n0, r, share" in text
 
     def test_what_is_constant_between_events_is_computed_once(self):
         source, _ = generate(Trace(small.growth(), {}), (), None)
-        rates = source.split("def rates(")[1].split("@kernel")[0]
+        rates = source.split("def rates(")[1].split("@model_function")[0]
         assert "load(c, 0 * WIDTH)" in rates
         assert "p[" not in rates
         assert "h[" not in rates

@@ -1,16 +1,21 @@
-"""Tsit5's coefficients satisfy the conditions that give it its order, error estimate and interpolant."""
+"""The coefficients satisfy the conditions that give a method its order, error estimates and interpolant."""
 
 import itertools
 import math
+from functools import cache
 
 import numpy as np
 import pytest
 
-from reinfuse.model.kernels.tableaux import DENSE, ERROR, MATRIX, NODES, STAGES
+from reinfuse.model.kernels.tableaux import DOP853, METHODS, TSIT5, Tableau
 
-WEIGHTS = MATRIX[STAGES - 1]
+#: Orders of the embedded solutions and of the interpolant.
+EMBEDDED = {"tsit5": (4,), "dop853": (5, 3)}
+INTERPOLANT = {"tsit5": 4, "dop853": 7}
+methods = pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
 
 
+@cache
 def rooted_trees(order: int) -> list[tuple]:
     """All rooted trees with so many nodes; a tree is the sorted tuple of the trees on its root."""
     if order == 1:
@@ -30,56 +35,83 @@ def density(tree: tuple) -> int:
     return size(tree) * math.prod(map(density, tree))
 
 
-def stage_weight(tree: tuple) -> np.ndarray:
-    return np.prod([MATRIX @ stage_weight(child) for child in tree], axis=0) if tree else np.ones(STAGES)
+def stage_weight(method: Tableau, tree: tuple) -> np.ndarray:
+    inner = [method.matrix @ stage_weight(method, child) for child in tree]
+    return np.prod(inner, axis=0) if inner else np.ones(method.slots)
 
 
-def residual(weights: np.ndarray, tree: tuple, at: float = 1.0) -> float:
-    return float(weights @ stage_weight(tree) - at ** size(tree) / density(tree))
+def residual(method: Tableau, weights: np.ndarray, tree: tuple, at: float = 1.0) -> float:
+    return float(weights @ stage_weight(method, tree) - at ** size(tree) / density(tree))
 
 
-def weights_at(x: float) -> np.ndarray:
-    return DENSE @ x ** np.arange(1, DENSE.shape[1] + 1)
+def weights_at(method: Tableau, x: float) -> np.ndarray:
+    return method.dense @ x ** np.arange(1, method.dense.shape[1] + 1)
+
+
+def solution(method: Tableau) -> np.ndarray:
+    return method.matrix[method.stages - 1]
+
+
+def up_to(order: int) -> list[tuple]:
+    return [tree for n in range(1, order + 1) for tree in rooted_trees(n)]
 
 
 def test_the_trees_are_counted_right():
-    assert [len(rooted_trees(n)) for n in range(1, 7)] == [1, 1, 2, 4, 9, 20]
+    assert [len(rooted_trees(n)) for n in range(1, 9)] == [1, 1, 2, 4, 9, 20, 48, 115]
 
 
-def test_the_method_is_explicit_and_its_nodes_are_row_sums():
-    assert np.all(np.triu(MATRIX) == 0)
-    np.testing.assert_allclose(MATRIX.sum(axis=1), NODES, atol=1e-14)
+@methods
+def test_the_method_is_explicit_and_its_nodes_are_row_sums(method):
+    assert np.all(np.triu(method.matrix) == 0)
+    np.testing.assert_allclose(method.matrix.sum(axis=1), method.nodes, atol=1e-13)
 
 
-def test_the_last_stage_is_the_first_of_the_next_step():
-    assert NODES[-1] == 1.0
-    assert WEIGHTS[-1] == 0.0
+@methods
+def test_the_last_stage_is_the_first_of_the_next_step(method):
+    assert method.nodes[method.stages - 1] == 1.0
+    assert np.all(solution(method)[method.stages - 1 :] == 0.0)
 
 
-@pytest.mark.parametrize("tree", [t for n in range(1, 6) for t in rooted_trees(n)], ids=str)
-def test_the_solution_has_order_five(tree):
-    assert residual(WEIGHTS, tree) == pytest.approx(0.0, abs=1e-13)
+@methods
+def test_the_solution_has_its_order(method):
+    assert max(abs(residual(method, solution(method), tree)) for tree in up_to(method.order)) < 1e-12
 
 
-def test_the_solution_has_no_higher_order():
-    assert max(abs(residual(WEIGHTS, tree)) for tree in rooted_trees(6)) > 1e-5
+@methods
+def test_the_solution_has_no_higher_order(method):
+    assert max(abs(residual(method, solution(method), tree)) for tree in rooted_trees(method.order + 1)) > 1e-7
 
 
-def test_the_embedded_solution_has_order_four_only():
-    embedded = WEIGHTS - ERROR
-    low = [residual(embedded, tree) for n in range(1, 5) for tree in rooted_trees(n)]
-    np.testing.assert_allclose(low, 0.0, atol=1e-13)
-    assert max(abs(residual(embedded, tree)) for tree in rooted_trees(5)) > 1e-4
+@methods
+def test_the_embedded_solutions_have_their_orders_only(method):
+    assert len(method.errors) == len(EMBEDDED[method.name])
+    for error, order in zip(method.errors, EMBEDDED[method.name], strict=True):
+        embedded = solution(method).copy()
+        embedded[: method.stages] -= error
+        assert max(abs(residual(method, embedded, tree)) for tree in up_to(order)) < 1e-12
+        assert max(abs(residual(method, embedded, tree)) for tree in rooted_trees(order + 1)) > 1e-5
 
 
-@pytest.mark.parametrize("tree", [t for n in range(1, 5) for t in rooted_trees(n)], ids=str)
-def test_the_interpolant_has_order_four_everywhere(tree):
-    worst = max(abs(residual(weights_at(x), tree, at=x)) for x in np.linspace(0, 1, 21))
-    assert worst == pytest.approx(0.0, abs=1e-13)
+@methods
+@pytest.mark.parametrize("x", np.linspace(0, 1, 11))
+def test_the_interpolant_has_its_order_everywhere(method, x):
+    trees = up_to(INTERPOLANT[method.name])
+    assert max(abs(residual(method, weights_at(method, x), tree, at=x)) for tree in trees) < 1e-11
 
 
-def test_the_interpolant_joins_smoothly():
-    np.testing.assert_allclose(weights_at(1.0), WEIGHTS, atol=1e-13)
-    slope_at_1 = DENSE @ np.arange(1, DENSE.shape[1] + 1)
-    np.testing.assert_allclose(DENSE[:, 0], np.eye(STAGES)[0], atol=1e-15)
-    np.testing.assert_allclose(slope_at_1, np.eye(STAGES)[-1], atol=1e-12)
+@methods
+def test_the_interpolant_joins_smoothly(method):
+    degrees = np.arange(1, method.dense.shape[1] + 1)
+    np.testing.assert_allclose(weights_at(method, 1.0), solution(method), atol=1e-11)
+    np.testing.assert_allclose(method.dense[:, 0], np.eye(method.slots)[0], atol=1e-12)
+    np.testing.assert_allclose(method.dense @ degrees, np.eye(method.slots)[method.stages - 1], atol=1e-10)
+
+
+def test_dop853_is_the_one_that_scipy_uses():
+    ours = pytest.importorskip("scipy.integrate").DOP853
+    np.testing.assert_array_equal(DOP853.matrix[:12, :12], ours.A[:12, :12])
+    np.testing.assert_array_equal(solution(DOP853)[:12], ours.B)
+
+
+def test_tsit5_has_no_stage_of_its_own_for_the_interpolant():
+    assert (TSIT5.slots, DOP853.slots - DOP853.stages) == (TSIT5.stages, 3)

@@ -166,7 +166,7 @@ class TestRefusals:
             (["--set", "rhoo=1"], r"unknown parameter 'rhoo'; did you mean .*rho"),
             (["--set", "rho=-1"], r"'rho' is -1"),
             (["--set", "rho=nan"], r"'rho' is nan"),
-            (["--set", "rho=1e7"], r"could not be simulated"),
+            (["--set", "fr=2"], r"could not be simulated"),
             (["--every", "0"], r"every is 0"),
             (["--every", "1e-9"], r"--every is 1e-09, more than 1,000,000 rows"),
             (["--until", "-5"], r"until is -5"),

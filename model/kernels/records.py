@@ -1,0 +1,67 @@
+"""What both solvers share: codes and limits, copies between lanes and plain arrays, and the record at an observation.
+
+A template like `driver`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .interface import OBSERVE, OBSERVE_PULLBACK, READOUT, call
+from .lanes import WIDTH
+from .policy import kernel
+from .stub import density
+
+# ---- everything below this line is copied under a model's generated functions ----
+
+SOLVED, STEP_LIMIT, STEP_TOO_SMALL, NOT_FINITE, IMPLICIT = 0, 1, 2, 3, 4
+FIRST_STEP = 0.02
+SMALLEST_STEP = 1e-10
+SAME_TIME = 1e-9
+DIRECT = -1.0  # an observation at an event or at the start, read off the state itself
+ACCEPT = 1.0000001
+ROUNDED = 1e-9  # relative difference of rates that are the same but for rounding
+
+
+@kernel
+def get(flat: Any, slot: int, n: int, lane: int, out: Any) -> None:
+    """Copy one lane of ``n`` slots into a plain array."""
+    for i in range(n):
+        out[i] = flat[(slot + i) * WIDTH + lane]
+
+
+@kernel
+def put(flat: Any, slot: int, n: int, lane: int, values: Any) -> None:
+    """Copy a plain array into one lane of ``n`` slots."""
+    for i in range(n):
+        flat[(slot + i) * WIDTH + lane] = values[i]
+
+
+@kernel
+def record(
+    model: Any,
+    p: int,
+    j: int,
+    t: float,
+    y: Any,
+    held: Any,
+    theta: Any,
+    ob_kind: Any,
+    ob_family: Any,
+    ob_value: Any,
+    taped: bool,
+    out: Any,
+    g_y: Any,
+    g_h: Any,
+    loglik: Any,
+    grad: Any,
+    pair: Any,
+    pair_bar: Any,
+) -> None:
+    """Evaluate one observation: its log density and derivatives (taped), or the read-outs (not taped)."""
+    if taped:
+        call(model[OBSERVE], ob_kind[p, j], t, y, held, theta[p], pair)
+        loglik[p] += density(ob_family[p, j], ob_value[p, j], pair, pair_bar)
+        call(model[OBSERVE_PULLBACK], ob_kind[p, j], t, y, held, theta[p], pair_bar, g_y[p, j], g_h[p, j], grad[p])
+    else:
+        call(model[READOUT], t, y, held, theta[p], out[p, j])
