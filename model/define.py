@@ -24,6 +24,7 @@ from .derive.trace import Trace
 from .equations.definition import OdeModel, State, Values
 from .errors import ReinfuseError
 from .experiment import AMOUNT, nearest
+from .kernels.tableaux import method_for
 from .parameters import Parameter, Tag, Transform
 
 __all__ = [
@@ -187,7 +188,7 @@ class Model:
     table: Mapping[str, Parameter] = field(init=False, repr=False)
     state_rows: tuple[State, ...] = field(init=False, repr=False)
     observed: Mapping[str, Observable] = field(init=False, repr=False)
-    _kernels: dict[tuple[int, bool], Kernel] = field(init=False, repr=False, default_factory=dict)
+    _kernels: dict[tuple[int, bool, str], Kernel] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         given = self.states
@@ -248,12 +249,13 @@ class Model:
             observations=observations,
         )
 
-    def kernel(self, amounts: int, *, gradient: bool) -> Kernel:
-        """The compiled model for so many amounts: to simulate, or to observe with gradients."""
-        if (amounts, gradient) not in self._kernels:
+    def kernel(self, amounts: int, *, gradient: bool, tolerance: float) -> Kernel:
+        """The compiled model for so many amounts: to simulate, or to observe with gradients; the method fits."""
+        key = (amounts, gradient, method_for(tolerance))
+        if key not in self._kernels:
             kinds = (*self.observed, *(value_of(name) for name in self.outputs)) if gradient else ()
-            self._kernels[amounts, gradient] = build(self.ode(amounts), kinds=kinds)
-        return self._kernels[amounts, gradient]
+            self._kernels[key] = build(self.ode(amounts), kinds=kinds, method=key[-1])
+        return self._kernels[key]
 
     @property
     def outputs(self) -> tuple[str, ...]:

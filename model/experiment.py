@@ -366,7 +366,7 @@ def simulate(
         arrays |= {f"time of dose {j}": time, f"amount of dose {j}": amount}
     n = _size(arrays)
     given = dosing(model, pairs, n)
-    kernel = model.kernel(given.slots, gradient=False)
+    kernel = model.kernel(given.slots, gradient=False, tolerance=_tolerance(tolerance))
     out, status = solve(kernel, columns(kernel, values, given), given, grid, _tolerance(tolerance))
     data: dict[str, Any] = {
         name: (("patient", "time"), out[:, :, kernel.readouts.index(name)], {"units": model.unit(name)})
@@ -416,7 +416,7 @@ def log_likelihood(
     """
     rows, values = read_rows(model, data), individual(model, parameters)
     _size(values, len(rows.patients))
-    kernel = model.kernel(rows.dosing.slots, gradient=True)
+    kernel = model.kernel(rows.dosing.slots, gradient=True, tolerance=_tolerance(tolerance))
     theta = columns(kernel, values, rows.dosing)
     records = rows.records(model, kernel.kinds)
     loglik, grad, status = observe(kernel, theta, rows.dosing, records, _tolerance(tolerance))
@@ -472,7 +472,7 @@ def sensitivity(
         raise ReinfuseError(f"parameter {arrays[0]!r} has several values; sensitivities are of one patient")
     outputs = model.outputs
     one = dosing(model, dose_arrays(model, doses), 1)
-    kernel = model.kernel(one.slots, gradient=True)
+    kernel = model.kernel(one.slots, gradient=True, tolerance=_tolerance(tolerance))
     n = len(outputs) * grid.size
     given = one.repeated(n)
     # an event's log density is its location less its scale, and that is 0 here: what comes back is the value itself

@@ -195,7 +195,7 @@ def simulate_population(
         What to report, by name (None: everything). States that nothing asked for depends on are not solved, so a
         short list is faster and takes less memory.
     tolerance
-        Absolute local error on log states, relative to ``1 + |y|`` on linear ones; below 1e-8 the method of order
+        Absolute local error on log states, relative to ``1 + |y|`` on linear ones; below 1e-9 the method of order
         8 is taken. A patient who would need too many steps is solved by the implicit method (`Status`).
     max_chunk
         Patients simulated at a time.

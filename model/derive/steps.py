@@ -91,7 +91,7 @@ def _pullback(method: Tableau) -> str:
         total = _sum((_at("yb", r), matrix[r, s]) for r in later)
         if not total:
             return []
-        return ["for i in range(ns):", f"    store(kb, ({s} * ns + i) * WIDTH, {_at('kb', s)} + h * ({total}))"]
+        return ["for i in range(ns):", f"    store(kb, ({s} * ns + i) * WIDTH, {_at('kb', s)} + length * ({total}))"]
 
     def pulled(s: int) -> list[str]:
         arguments = f"stages, base + {s} * ns, times, c, kb, {s} * ns, yb, {s} * ns, cb"

@@ -78,10 +78,10 @@ class Problem:
         return (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * h)
 
 
-def pose(infusions: int, *, seed: int, fixed=None) -> Problem:
+def pose(infusions: int, *, seed: int, fixed=None, method="tsit5") -> Problem:
     """A problem whose patients have from one to `infusions` infusions."""
     rng = np.random.default_rng(seed)
-    kernel = build(bcma.build(infusions, bcma.OPTIONS["real"]), fixed=fixed, kinds=KINDS, readouts=())
+    kernel = build(bcma.build(infusions, bcma.OPTIONS["real"]), fixed=fixed, kinds=KINDS, readouts=(), method=method)
     second = np.where(np.arange(PATIENTS) % 4 == 3, np.inf, 150.0 + 20.0 * np.arange(PATIENTS))
     third = np.where(np.arange(PATIENTS) % 2 == 1, np.inf, second + 200.0)
     course = [
@@ -168,6 +168,16 @@ class TestDerivatives:
         own = [name for name in differentiable(three) if name.endswith("_3")]
         assert len(own) > 12
         agrees(three, [*own, "rho", "tg", "r", "qLD", "sline", "survive_2", "sigma_cart", "Bc"])
+
+    def test_the_method_for_tight_tolerances_has_the_same(self, two):
+        """Its interpolant has stages of its own, which the reverse sweep has to visit."""
+        other = pose(2, seed=1, method="dop853")
+        same = Problem(other.kernel, two.theta, two.happenings, *two.records)
+        found, wanted = same.evaluate(), two.evaluate()
+        np.testing.assert_array_equal(found[2], SOLVED)
+        np.testing.assert_allclose(found[0], wanted[0], rtol=1e-9)
+        scale = np.stack([two.size(name) for name in two.kernel.parameters], axis=1)
+        np.testing.assert_allclose(found[1] * scale, wanted[1] * scale, rtol=1e-6, atol=1e-6)
 
     def test_every_parameter_matters_to_someone(self, two):
         _, grad, _ = two.evaluate()
