@@ -184,8 +184,8 @@ def fit(
         identity = settings.as_dict() | asdict(specification)
         identity |= {"cohort": cohort.sha256, "kernel": problem.kernel.module.__name__}
         identity |= {"own_model": described} if described else {}
-        failures = _fill(run, problem, log_density, settings, settings_hash(identity), clock, cores, resume, progress)
-        content = provenance(status="done", wall_seconds=clock.seconds, solver_failures=failures, **record)
+        solver = _fill(run, problem, log_density, settings, settings_hash(identity), clock, cores, resume, progress)
+        content = provenance(status="done", wall_seconds=clock.seconds, **(record | solver))
         run.write_provenance(content | {"files": run.provenance.get("files", {})})
         run.clear_chains()
     return run
@@ -214,8 +214,8 @@ def _fill(
     cores: int,
     resume: bool,
     progress: Progress,
-) -> int:
-    """Explore, sample, predict and write; how often the solver failed."""
+) -> dict[str, int]:
+    """Explore, sample, predict and write; how often the solver failed, and took its implicit method."""
     finished = {k: run.load_chain(k).to_dataset() for k in run.finished_chains(identity)} if resume else {}
     rng = np.random.default_rng([settings.seed, 0])
     with progress("Exploring", 1) as tick:
@@ -245,7 +245,7 @@ def _fill(
     if not problem.own:
         run.write_forecast(_withheld(problem, coordinates, draws, loglik, settings.seed, cores, progress))
     clock.stop("post")
-    return int(sampled.attrs.get("solver_failures", 0))
+    return {name: int(sampled.attrs.get(name, 0)) for name in ("solver_failures", "solved_implicitly")}
 
 
 def _keep(run: RunFolder, chain: int, draws: xr.Dataset, identity: str) -> None:

@@ -109,6 +109,7 @@ class TestFinishedRun:
         assert found["converged"] is False
         assert found["min_ess_bulk"] < 400
         assert "solver_failures" in found
+        assert json.loads((run / "run.json").read_text())["solved_implicitly"] >= 0
         summary = pd.read_csv(run / "summary.csv")
         assert {"parameter", "unit", "median"} <= set(summary.columns)
         assert "rho" in set(summary["parameter"])
