@@ -31,7 +31,7 @@ from .steps import step
 from .trace import Trace
 
 KERNELS = Path(__file__).parents[1] / "kernels"
-MARKER = "# ---- everything below this line is copied under a model's generated functions ----\n"
+MARKER = "# ---- everything below this line is copied into the solvers' file ----\n"
 COMPILED_IN = ("lanes", "policy", "interface")  # imported by both files; no cache of Numba sees a change in them
 SOLVERS = ("records", "implicit", "driver")
 

@@ -1,8 +1,7 @@
 """The adaptive solver in lanes, its dense output, exact events, and its discrete adjoint.
 
-This text is a template: `derive.build` puts it below a model's generated functions, in one real file, so that
-Numba's disk cache sees everything that a kernel depends on. Run as it is, it solves the one-state model of
-`stub`.
+`derive.build` copies this text, with `records`, `implicit` and the written-out steps of a method, into one real file,
+so that Numba's disk cache sees everything that the solvers depend on. As it stands, it has the steps of `stub`.
 
 Eight patients advance together, each with its own time, step, events and observations. ``stages`` is the
 tape: for attempt ``it`` it holds the state at each of the method's stages, from which the reverse sweep
@@ -58,7 +57,7 @@ from .records import (
 )
 from .stub import ERROR_ORDER, SLOTS, STAGES, attempt, attempt_pullback, complete, weigh
 
-# ---- everything below this line is copied under a model's generated functions ----
+# ---- everything below this line is copied into the solvers' file ----
 
 
 @kernel

@@ -1,6 +1,6 @@
 """The implicit solver, one patient at a time, for systems too stiff for the explicit one; and its discrete adjoint.
 
-A template like `driver`, above which `derive.build` puts it. The method is Radau IIA of order 5 (E. Hairer, G. Wanner,
+Copied into the solvers' file, like `driver`. The method is Radau IIA of order 5 (E. Hairer, G. Wanner,
 Solving Ordinary Differential Equations II, 2nd edition, Springer 1996, section IV.8), L-stable and stiffly accurate.
 Steps end on every event and observation, so it needs no interpolant. Lanes serve another purpose here: they hold the
 three stages of a step, or the rows of a Jacobian, which comes from the adjoint of the rates.
@@ -35,7 +35,7 @@ from .lanes import WIDTH
 from .policy import kernel
 from .records import IMPLICIT, SAME_TIME, get, record
 
-# ---- everything below this line is copied under a model's generated functions ----
+# ---- everything below this line is copied into the solvers' file ----
 
 ROOT = np.sqrt(6.0)
 RADAU_NODES = np.array([(4.0 - ROOT) / 10.0, (4.0 + ROOT) / 10.0, 1.0])

@@ -1,6 +1,6 @@
 """What both solvers share: codes and limits, copies between lanes and plain arrays, and the record at an observation.
 
-A template like `driver`.
+Copied into the solvers' file, like `driver`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from .lanes import WIDTH
 from .policy import kernel
 from .stub import density
 
-# ---- everything below this line is copied under a model's generated functions ----
+# ---- everything below this line is copied into the solvers' file ----
 
 SOLVED, STEP_LIMIT, STEP_TOO_SMALL, NOT_FINITE, IMPLICIT = 0, 1, 2, 3, 4
 FIRST_STEP = 0.02

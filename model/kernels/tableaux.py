@@ -13,7 +13,7 @@ from numpy.polynomial import Polynomial
 
 from . import dop853
 
-TIGHT = 1e-9  # below this tolerance DOP853 needs less time than Tsit5 (docs/performance.md)
+TIGHT = 1e-9  # below this tolerance DOP853 takes fewer evaluations than Tsit5 (docs/numerics.md)
 
 
 @dataclass(frozen=True)
