@@ -30,7 +30,6 @@ type Integers = NDArray[np.int64]
 type Doses = Sequence[tuple[ArrayLike, ArrayLike]]
 
 AMOUNT: Final = "amount_"  # prefix of the kernel's parameters that hold amounts of doses
-CHUNK: Final = 2048  # patients simulated at a time
 TAPED_STEPS: Final = 5000  # of a solve with gradient, which keeps every step
 
 
@@ -171,12 +170,7 @@ def solve(
     """Read-outs (n, T, names), NaN where unsolved, and status (n,)."""
     n = theta.shape[0]
     out, status = np.full((n, times.size, len(kernel.readouts)), np.nan), np.zeros(n, dtype=np.int64)
-    for low in range(0, n, CHUNK):
-        part = slice(low, min(n, low + CHUNK))
-        kernel.simulate(
-            theta[part], given.time[part], given.code[part], given.count[part], times, tolerance, max_steps,
-            out[part], status[part],
-        )  # fmt: skip
+    kernel.simulate(theta, given.time, given.code, given.count, times, tolerance, max_steps, out, status)
     out[~solved(status)] = np.nan
     return out, status
 
