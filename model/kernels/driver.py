@@ -45,6 +45,7 @@ from .records import (
     FIRST_STEP,
     IMPLICIT,
     NOT_FINITE,
+    OUTCOMES,
     ROUNDED,
     SAME_TIME,
     SMALLEST_STEP,
@@ -546,7 +547,7 @@ def simulate(
         for p in range(b):
             for j in range(m):
                 ob_time[p, j] = times[j]
-        never = b < 0
+        never = b < 0  # not the constant, for which Numba would compile the implicit solver once more
         whole = np.zeros((1, 1), np.int64)
         real = np.zeros((1, 1))
         n_ob = np.full(b, m)
@@ -615,7 +616,7 @@ def loglik_grad_entry(
         carray(address(grad), (n, nt), np.float64),
         status,
     )
-    count = carray(address(outcomes), (5,), np.int64)
+    count = carray(address(outcomes), (OUTCOMES,), np.int64)
     for p in chosen:
         count[status[p]] += 1
 

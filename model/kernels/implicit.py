@@ -50,7 +50,7 @@ RADAU_ERROR = np.array([-13.0 - 7.0 * ROOT, -13.0 + 7.0 * ROOT, -1.0]) / 3.0
 RADAU_REAL = 3.0 + 3.0 ** (2.0 / 3.0) - 3.0 ** (1.0 / 3.0)  # the real eigenvalue of the inverse of RADAU
 NEWTON_TOLERANCE = 1e-3
 NEWTON_ITERATIONS = 10
-ROUNDING = 0.03
+ROUNDING = 0.03  # of the tolerance: where rounding stops the iteration, this is near enough
 FIRST_IMPLICIT_STEP = 1e-4
 
 

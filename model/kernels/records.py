@@ -14,7 +14,8 @@ from .stub import density
 
 # ---- everything below this line is copied into the solvers' file ----
 
-SOLVED, STEP_LIMIT, STEP_TOO_SMALL, NOT_FINITE, IMPLICIT = 0, 1, 2, 3, 4
+SOLVED, STEP_LIMIT, STEP_TOO_SMALL, NOT_FINITE, IMPLICIT = 0, 1, 2, 3, 4  # as in `model.simulate.Status`
+OUTCOMES = 5
 FIRST_STEP = 0.02
 SMALLEST_STEP = 1e-10
 SAME_TIME = 1e-9
