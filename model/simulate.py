@@ -175,6 +175,7 @@ def simulate_population(
     options: str = "reference",
     readouts: Sequence[str] | None = None,
     tolerance: float = 1e-6,
+    land: bool = True,
     max_chunk: int = 16_384,
 ) -> xr.Dataset:
     """Simulate a population of patients on all cores.
@@ -195,8 +196,11 @@ def simulate_population(
         What to report, by name (None: everything). States that nothing asked for depends on are not solved, so a
         short list is faster and takes less memory.
     tolerance
-        Absolute local error on log states, relative to ``1 + |y|`` on linear ones; below 1e-9 the method of order
-        8 is taken. A patient who would need too many steps is solved by the implicit method (`Status`).
+        Absolute local error on log states, relative to ``1 + |y|`` on linear ones; below 1e-6 the method of order
+        7 is taken. A patient who would need too many steps is solved by the implicit method (`Status`).
+    land
+        Whether steps may end on the times, which is more exact than interpolation. Without, a patient's numbers are
+        the same to the last bit whatever other times are asked for.
     max_chunk
         Patients simulated at a time.
 
@@ -241,6 +245,7 @@ def simulate_population(
             MAX_STEPS,
             out[part],
             status[part],
+            land=land,
         )
     out[~solved(status)] = np.nan
     return _dataset(out, status, grid, compiled, resolved)

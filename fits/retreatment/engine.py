@@ -12,6 +12,7 @@ patients.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -234,7 +235,8 @@ def run(
 def _model_simulator() -> Simulator:
     from reinfuse.model.simulate import simulate_population
 
-    return simulate_population
+    # times are everyone's days together: a patient's numbers must not depend on who else there is
+    return partial(simulate_population, land=False)
 
 
 class _Engine:

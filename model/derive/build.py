@@ -47,7 +47,7 @@ from numba import carray, cfunc, prange
 
 from reinfuse.model.kernels.interface import *
 from reinfuse.model.kernels.lanes import *
-from reinfuse.model.kernels.policy import kernel, parallel_kernel
+from reinfuse.model.kernels.policy import kernel, leaf, parallel_kernel
 
 '''
 
@@ -83,9 +83,9 @@ class Kernel:
         """What the solvers need to know of the model (`kernels.interface`)."""
         return _table(self.module)
 
-    def simulate(self, *args: Any) -> None:
+    def simulate(self, *args: Any, land: bool = True) -> None:
         """Read-outs of patients: `kernels.driver.simulate`, without its first argument."""
-        self.solver.simulate(self.table, *args)
+        self.solver.simulate(self.table, *args, land)
 
     def loglik_grad(self, *args: Any) -> None:
         """Log-likelihoods and gradients: `kernels.driver.loglik_grad`, without its first argument."""

@@ -111,7 +111,7 @@ def body(dialect: Dialect, symbols: Mapping[str, Slot | str], writes: Sequence[W
     return lines or ["pass"]
 
 
-def function(header: str, lines: Sequence[str], docstring: str = "", decorator: str = "@kernel") -> str:
+def function(header: str, lines: Sequence[str], docstring: str = "", decorator: str = "@leaf") -> str:
     """A decorated function with its body indented."""
     inside = ([f'"""{docstring}"""'] if docstring else []) + list(lines)
     return "\n".join([decorator, f"def {header}:", *(f"    {line}" for line in inside)])

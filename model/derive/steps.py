@@ -52,18 +52,18 @@ def _stage(method: Tableau, s: int) -> list[str]:
 def _attempt(method: Tableau) -> str:
     lines = [*HEAD, *(line for s in range(1, method.stages) for line in _stage(method, s))]
     last = _at("stages", method.stages - 1, "base")
-    names = [f"error_{n}" for n in range(len(method.errors))]
-    lines += ["scales = floats(model[SCALE], ns)", *(f"square_{n} = splat(0.0)" for n in range(len(names)))]
-    lines += ["for i in range(ns):", "    scale = splat(1.0 / tol)", "    if scales[i] > 0.0:"]
-    lines += [f"        size = lane_max(lane_abs({_at('stages', 0, 'base')}), lane_abs({last}))"]
-    lines += ["        scale = scale / (size + scales[i])"]
-    for n, (name, weights) in enumerate(zip(names, method.errors, strict=True)):
-        total = _sum((_at("k", s), weights[s]) for s in range(method.stages))
-        lines += [f"    {name} = scale * length * ({total})", f"    square_{n} = square_{n} + {name} * {name}"]
-    if len(names) == 1:
-        lines.append("return square_0 * (1.0 / float(ns))")
-    else:  # the higher estimate, damped where the lower one is small beside it
-        lines.append("return square_0 * square_0 / ((square_0 + square_1 * 0.01 + 1e-300) * float(ns))")
+    total = _sum((_at("k", s), method.error[s]) for s in range(method.stages))
+    lines += [
+        "scales = floats(model[SCALE], ns)",
+        "square = splat(0.0)",
+        "for i in range(ns):",
+        f"    error = length * ({total}) * (1.0 / tol)",
+        "    if scales[i] > 0.0:",
+        f"        size = lane_max(lane_abs({_at('stages', 0, 'base')}), lane_abs({last}))",
+        "        error = error * lane_inverse(size + scales[i])",
+        "    square = square + error * error",
+        "return square * (1.0 / float(ns))",
+    ]
     return emit.function("attempt(model, stages, base, k, c, t, h, tol, times)", lines)
 
 
@@ -85,6 +85,8 @@ def _weigh(method: Tableau) -> str:
 def _pullback(method: Tableau) -> str:
     matrix, last = method.matrix, method.stages - 1
     extra = range(method.stages, method.slots)
+    # a stage that only the error estimate uses owes nothing to anyone
+    used = [s for s in range(last) if matrix[:, s].any() or method.dense[s].any()]
 
     def add(s: int, later: Sequence[int]) -> list[str]:
         """To the adjoint of the rates of stage ``s``, what later stages owe it."""
@@ -102,7 +104,7 @@ def _pullback(method: Tableau) -> str:
         inside += [*add(s, [r for r in extra if r > s]), *pulled(s)]
     inside += [*add(last, extra), *pulled(last)]
     inside += ["for i in range(ns):", f"    store(lam, i * WIDTH, load(lam, i * WIDTH) + {_at('yb', last)})"]
-    for s in range(last):
+    for s in used:
         inside += add(s, extra)
     start = " + ".join(_at("yb", s) for s in extra)
     if start:
@@ -111,9 +113,9 @@ def _pullback(method: Tableau) -> str:
             f"    store(direct, i * WIDTH, load(direct, i * WIDTH) + {start})",
         ]
     lines = [*HEAD, "if touched:", *(f"    {line}" for line in inside)]
-    for s in reversed(range(last)):
+    for s in reversed(used):
         terms = [("load(lam, i * WIDTH)", matrix[last, s])]
-        terms += [(_at("yb", r), matrix[r, s]) for r in range(s + 1, last)]
+        terms += [(_at("yb", r), matrix[r, s]) for r in used if r > s]
         lines += [
             "for i in range(ns):",
             f"    total = length * ({_sum(terms)})",
@@ -122,7 +124,7 @@ def _pullback(method: Tableau) -> str:
             f"    store(kb, ({s} * ns + i) * WIDTH, total)",
             *pulled(s),
         ]
-    total = " + ".join(["load(lam, i * WIDTH)", *(_at("yb", s) for s in range(last))])
+    total = " + ".join(["load(lam, i * WIDTH)", *(_at("yb", s) for s in used)])
     lines += [
         "for i in range(ns):",
         f"    total = {total}",

@@ -37,8 +37,21 @@ from .interface import (
     TABLE_SIZE,
     call,
 )
-from .lanes import WIDTH, address, lane_exp, lane_log, lane_max, lane_min, lane_where_less, load, splat, store
-from .policy import c_function, kernel, parallel_kernel
+from .lanes import (
+    WIDTH,
+    address,
+    lane_exp,
+    lane_log,
+    lane_max,
+    lane_min,
+    lane_where_less,
+    lanes_less,
+    load,
+    lowest_bit,
+    splat,
+    store,
+)
+from .policy import c_function, kernel, leaf, parallel_kernel
 from .records import (
     ACCEPT,
     DIRECT,
@@ -53,6 +66,8 @@ from .records import (
     STEP_LIMIT,
     STEP_TOO_SMALL,
     get,
+    lane_array,
+    lane_room,
     put,
     record,
 )
@@ -61,7 +76,7 @@ from .stub import ERROR_ORDER, SLOTS, STAGES, attempt, attempt_pullback, complet
 # ---- everything below this line is copied into the solvers' file ----
 
 
-@kernel
+@leaf
 def dense(model: Any, stages: Any, base: int, k: Any, lane: int, h: float, x: float, weights: Any, y: Any) -> None:
     """The state of one lane at fraction ``x`` of the step."""
     ns = model[NS]
@@ -71,6 +86,21 @@ def dense(model: Any, stages: Any, base: int, k: Any, lane: int, h: float, x: fl
         for s in range(SLOTS):
             change += weights[s] * k[(s * ns + i) * WIDTH + lane]
         y[i] = stages[(base + i) * WIDTH + lane] + h * change
+
+
+@leaf
+def look_ahead(ob_time: Any, j: int, n: int, land: bool, lane: int, visit: Any, later: Any) -> None:
+    """When one patient's coming observation is, and when the first at another time after it; infinite if never.
+
+    Where no step is to ``land`` on any, there is always another before a step's end.
+    """
+    visit[lane] = ob_time[j] if j < n else np.inf
+    if not land:
+        later[lane] = -np.inf
+        return
+    while j < n and ob_time[j] <= visit[lane] + SAME_TIME:
+        j += 1
+    later[lane] = ob_time[j] if j < n else np.inf
 
 
 @kernel
@@ -88,6 +118,7 @@ def forward(
     n_ob: Any,
     tol: float,
     max_steps: int,
+    land: bool,
     stages: Any,
     hs: Any,
     ts: Any,
@@ -107,67 +138,64 @@ def forward(
 ) -> int:
     """Solve the patients in ``order``: for a likelihood at most eight, with a tape; for read-outs the tape is empty.
 
-    Returns the number of attempts.
+    With ``land``, steps end on observations where they would pass only one. Returns the number of attempts.
     """
     taped = hs.size > 0
     ns, nh, nc, nr = model[NS], model[NH], model[NC], model[NR]
-    k = np.zeros(SLOTS * ns * WIDTH)
-    t = np.zeros(WIDTH)
-    begun = np.zeros(WIDTH)
-    times = np.zeros(WIDTH)
-    h = np.zeros(WIDTH)
-    wish = np.zeros(WIDTH)  # the step that the control wants, however near the next event is
-    stop = np.zeros(WIDTH)
-    error = np.zeros(WIDTH)
-    log_old = np.zeros(WIDTH)
+    k = lane_array(SLOTS * ns, 0.0)
+    t = lane_array(1, 0.0)
+    begun = lane_array(1, 0.0)
+    times = lane_array(1, 0.0)
+    h = lane_array(1, 0.0)
+    wish = lane_array(1, 0.0)  # the step that the control wants, however near the next event or visit is
+    stop = lane_array(1, np.inf)  # the next event, or the last observation
+    visit = lane_array(1, np.inf)  # the next observation
+    later = lane_array(1, np.inf)  # the next observation at another time
+    steps = lane_array(1, 0.0)
+    log_old = lane_array(1, 0.0)
     patient = np.full(WIDTH, -1)
     next_ob = np.zeros(WIDTH, np.int64)
     next_ev = np.zeros(WIDTH, np.int64)
-    steps = np.zeros(WIDTH, np.int64)
     after = np.zeros(WIDTH, np.int64)  # 1: at the start, 2: after an event
-    before = np.zeros(ns * WIDTH)
+    before = lane_array(ns, 0.0)
     y = np.empty(ns)
     cc = np.empty(nc)
     weights = np.empty(SLOTS)
     pair = np.empty(2)
     pair_bar = np.empty(2)
     waiting = 0
-    active = 0
     it = -1
     base = 0  # slot of stage 0 of the coming attempt
-    fresh = True
+    active = 0  # bits of the lanes that have a patient
+    due = (1 << WIDTH) - 1  # bits of the lanes that have come to their stop, or wait for a patient
     while True:
         # ---- boundaries: load waiting patients, apply events, read observations that fall on them, finish
         renewed = False
-        for lane in range(WIDTH):
+        while due != 0:
+            lane = lowest_bit(due)
+            due &= due - 1
             p = patient[lane]
-            if p < 0 and not fresh and taped:
-                continue
-            if p < 0 and waiting < order.size:
+            if p < 0 and waiting < order.size and (it < 0 or not taped):
                 p = order[waiting]
                 waiting += 1
                 patient[lane] = p
-                active += 1
-                renewed = True
+                active |= 1 << lane
                 after[lane] = 1
                 call(model[START], y, held[lane], theta[p])
                 put(stages, base, ns, lane, y)
                 call(model[PREPARE], held[lane], theta[p], cc)
                 put(c, 0, nc, lane, cc)
                 t[lane] = 0.0
-                stop[lane] = 0.0
                 next_ob[lane] = 0
                 next_ev[lane] = 0
-                steps[lane] = 0
+                steps[lane] = 0.0
                 status[p] = SOLVED
             elif p < 0:
-                if fresh:  # an idle lane copies the first, so that its numbers are harmless
+                if it < 0:  # an idle lane copies the first, so that its numbers are harmless
                     for i in range(ns):
                         stages[(base + i) * WIDTH + lane] = stages[(base + i) * WIDTH]
                     for i in range(nc):
                         c[i * WIDTH + lane] = c[i * WIDTH]
-                continue
-            if t[lane] < stop[lane]:
                 continue
             happened = False
             while next_ev[lane] < n_ev[p] and ev_time[p, next_ev[lane]] <= t[lane] + SAME_TIME:
@@ -203,37 +231,43 @@ def forward(
                 status[p] = NOT_FINITE
             if next_ob[lane] >= n_ob[p] or not finite:
                 patient[lane] = -1
-                active -= 1
+                active &= ~(1 << lane)
                 h[lane] = 0.0
-                stop[lane] = t[lane]
+                wish[lane] = 0.0
+                stop[lane] = np.inf
+                visit[lane] = np.inf
                 if not finite:
                     for i in range(ns):
                         stages[(base + i) * WIDTH + lane] = 0.0
+                if waiting < order.size and not taped:
+                    due |= 1 << lane
                 continue
             renewed = True
             stop[lane] = ob_time[p, n_ob[p] - 1]
             if next_ev[lane] < n_ev[p]:
                 stop[lane] = min(stop[lane], ev_time[p, next_ev[lane]])
-        fresh = False
+            look_ahead(ob_time[p], next_ob[lane], n_ob[p], land, lane, visit, later)
         if active == 0:
-            if taped or waiting >= order.size:
-                break
-            continue
+            break
         if renewed:
             for i in range(ns):
                 store(before, i * WIDTH, load(k, i * WIDTH))
             call(model[RATES], stages, base, t, c, k, 0)
             for lane in range(WIDTH):
-                if after[lane] > 0:
-                    same = after[lane] == 2  # an event that leaves every rate as it was needs no new start
+                if after[lane] == 0:  # whoever goes on has rates: the new ones differ by the rounding of a time
                     for i in range(ns):
-                        old = before[i * WIDTH + lane]
-                        same = same and abs(k[i * WIDTH + lane] - old) <= ROUNDED * abs(old)
-                    if not same:
-                        wish[lane] = FIRST_STEP
-                        log_old[lane] = 0.0
-                    h[lane] = min(wish[lane], stop[lane] - t[lane])
-                    after[lane] = 0
+                        k[i * WIDTH + lane] = before[i * WIDTH + lane]
+                    continue
+                same = after[lane] == 2  # an event that leaves every rate as it was needs no new start
+                for i in range(ns):
+                    old = before[i * WIDTH + lane]
+                    same = same and abs(k[i * WIDTH + lane] - old) <= ROUNDED * abs(old)
+                if not same:
+                    wish[lane] = FIRST_STEP
+                    log_old[lane] = 0.0
+                end = visit[lane] if t[lane] + wish[lane] < later[lane] else stop[lane]
+                h[lane] = min(wish[lane], min(stop[lane], end) - t[lane])
+                after[lane] = 0
 
         # ---- one attempt in all lanes
         it += 1
@@ -242,54 +276,70 @@ def forward(
                 if patient[lane] >= 0:
                     status[patient[lane]] = STEP_LIMIT
             return it
-        if taped:
-            store(hs, it * WIDTH, load(h, 0))
-            store(ts, it * WIDTH, load(t, 0))
+        length = load(h, 0)
         store(begun, 0, load(t, 0))
         square = attempt(model, stages, base, k, c, begun, h, tol, times)
-        store(error, 0, square)
+        limit = splat(ACCEPT)
+        accepted = lanes_less(square, limit)
+        if taped:  # nothing of a rejected attempt may reach the reverse sweep
+            store(hs, it * WIDTH, lane_where_less(square, limit, length, splat(0.0)))
+            store(ts, it * WIDTH, load(t, 0))
         log_new = lane_log(lane_max(square, splat(1e-24)))
         factor = lane_exp(log_new * (-0.35 / ERROR_ORDER) + load(log_old, 0) * (0.2 / ERROR_ORDER)) * 0.9
         factor = lane_max(lane_min(factor, splat(8.0)), splat(0.2))
-        limit = splat(ACCEPT)
         shrink = lane_where_less(square, splat(1e300), lane_min(factor, splat(0.8)), splat(0.2))
-        h_next = load(h, 0) * lane_where_less(square, limit, factor, shrink)
-        store(log_old, 0, lane_where_less(square, limit, log_new, load(log_old, 0)))
+        wanted = length * lane_where_less(square, limit, factor, shrink)
+        # an accepted step that was cut short says nothing against the wish that it was cut from
+        uncut = lane_where_less(length, load(wish, 0) * 0.99, load(wish, 0), splat(0.0))
+        uncut = lane_where_less(square, limit, uncut, splat(0.0))
+        log_new = lane_where_less(square, limit, log_new, load(log_old, 0))
+        store(log_old, 0, lane_where_less(wanted, uncut, load(log_old, 0), log_new))
+        wanted = lane_max(wanted, uncut)
+        store(wish, 0, wanted)
+
+        # ---- time moves on, exactly to where a step was aimed
+        arrived = load(t, 0) + lane_where_less(square, limit, length, splat(0.0))
+        arrived = lane_where_less(load(stop, 0), arrived + SAME_TIME, load(stop, 0), arrived)
+        near = lane_where_less(load(visit, 0), arrived + SAME_TIME, load(visit, 0), arrived)
+        arrived = lane_where_less(arrived, near + SAME_TIME, near, arrived)
+        store(t, 0, arrived)
+        store(steps, 0, load(steps, 0) + 1.0)
 
         # ---- observations inside accepted steps
+        seen = active & accepted & ~lanes_less(arrived, load(visit, 0))
         completed = False
-        for lane in range(WIDTH):
+        while seen != 0:
+            lane = lowest_bit(seen)
+            seen &= seen - 1
             p = patient[lane]
-            if p < 0:
-                continue
-            steps[lane] += 1
-            if error[lane] < ACCEPT:
-                t_new = t[lane] + h[lane]
-                if stop[lane] - t_new < SAME_TIME:
-                    t_new = stop[lane]
-                event_next = next_ev[lane] < n_ev[p] and ev_time[p, next_ev[lane]] <= t_new + SAME_TIME
-                at = DIRECT
-                while next_ob[lane] < n_ob[p] and ob_time[p, next_ob[lane]] <= t_new:
-                    j = next_ob[lane]
-                    if event_next and ob_time[p, j] > t_new - SAME_TIME:
-                        break
-                    if not completed:
-                        complete(model, stages, base, k, c, begun, h, times)
-                        completed = True
-                    x = (ob_time[p, j] - t[lane]) / h[lane]
-                    if x != at:  # several assays of one sample share its state
+            t_new = t[lane]
+            event_next = next_ev[lane] < n_ev[p] and ev_time[p, next_ev[lane]] <= t_new + SAME_TIME
+            at = DIRECT
+            while next_ob[lane] < n_ob[p] and ob_time[p, next_ob[lane]] <= t_new:
+                j = next_ob[lane]
+                at_end = ob_time[p, j] > t_new - SAME_TIME
+                if at_end and event_next:
+                    break
+                x = 1.0 if at_end else (ob_time[p, j] - begun[lane]) / h[lane]
+                if x != at:  # several assays of one sample share its state
+                    if at_end:
+                        get(stages, base + (STAGES - 1) * ns, ns, lane, y)
+                    else:
+                        if not completed:
+                            complete(model, stages, base, k, c, begun, h, times)
+                            completed = True
                         dense(model, stages, base, k, lane, h[lane], x, weights, y)
-                        at = x
-                    ob_step[p, j] = it
-                    ob_x[p, j] = x
-                    record(
-                        model, p, j, ob_time[p, j], y, held[lane], theta, ob_kind, ob_family, ob_value, taped, out,
-                        g_y, g_h, loglik, grad, pair, pair_bar,
-                    )  # fmt: skip
-                    next_ob[lane] += 1
-                t[lane] = t_new
-            elif taped:  # nothing of a rejected attempt may reach the reverse sweep
-                hs[it * WIDTH + lane] = 0.0
+                    at = x
+                ob_step[p, j] = it
+                ob_x[p, j] = DIRECT if at_end else x
+                record(
+                    model, p, j, ob_time[p, j], y, held[lane], theta, ob_kind, ob_family, ob_value, taped, out,
+                    g_y, g_h, loglik, grad, pair, pair_bar,
+                )  # fmt: skip
+                next_ob[lane] += 1
+            look_ahead(ob_time[p], next_ob[lane], n_ob[p], land, lane, visit, later)
+            if next_ob[lane] >= n_ob[p]:
+                stop[lane] = t_new
 
         # ---- accepted lanes move on
         last = base + (STAGES - 1) * ns
@@ -299,40 +349,44 @@ def forward(
             store(stages, (following + i) * WIDTH, lane_where_less(square, limit, new, old))
             new, old = load(k, ((STAGES - 1) * ns + i) * WIDTH), load(k, i * WIDTH)
             store(k, i * WIDTH, lane_where_less(square, limit, new, old))
-        if taped:
-            for lane in range(WIDTH):
-                if hs[it * WIDTH + lane] == 0.0:
-                    for s in range(1, SLOTS):
-                        for i in range(ns):
-                            stages[(base + s * ns + i) * WIDTH + lane] = stages[(base + i) * WIDTH + lane]
-        base = following
-        store(wish, 0, h_next)
-        store(h, 0, lane_max(lane_min(h_next, load(stop, 0) - load(t, 0)), splat(0.0)))
-        for lane in range(WIDTH):
-            p = patient[lane]
-            if p < 0:
-                h[lane] = 0.0
-                continue
-            if next_ob[lane] >= n_ob[p]:
-                stop[lane] = t[lane]
-            failed = SOLVED
-            if t[lane] < stop[lane] and not h[lane] > SMALLEST_STEP:
-                failed = STEP_TOO_SMALL
-            elif steps[lane] >= max_steps:
-                failed = STEP_LIMIT
-            if failed != SOLVED:
-                status[p] = failed
-                patient[lane] = -1
-                active -= 1
-                h[lane] = 0.0
-                t[lane] = 0.0
-                stop[lane] = 0.0
+        rejected = active & ~accepted
+        while taped and rejected != 0:
+            lane = lowest_bit(rejected)
+            rejected &= rejected - 1
+            for s in range(1, SLOTS):
                 for i in range(ns):
-                    stages[(base + i) * WIDTH + lane] = 0.0
-                if not taped:
-                    for j in range(next_ob[lane], n_ob[p]):
-                        for i in range(nr):
-                            out[p, j, i] = np.nan
+                    stages[(base + s * ns + i) * WIDTH + lane] = stages[(base + i) * WIDTH + lane]
+        base = following
+
+        # ---- the coming step ends on a visit, unless it would pass another one too; the last two before one are even
+        aim = lane_where_less(load(t, 0) + wanted, load(later, 0), load(visit, 0), load(stop, 0))
+        left = lane_min(aim, load(stop, 0)) - load(t, 0)
+        step = lane_where_less(wanted, left, lane_where_less(wanted * 2.0, left, wanted, left * 0.5), left)
+        store(h, 0, lane_max(step, splat(0.0)))
+        under_way = active & lanes_less(load(t, 0), load(stop, 0))
+        stuck = under_way & ~lanes_less(splat(SMALLEST_STEP), load(h, 0))
+        tired = under_way & ~lanes_less(load(steps, 0), splat(float(max_steps)))
+        failed = stuck | tired
+        due = active & ~under_way
+        while failed != 0:
+            lane = lowest_bit(failed)
+            failed &= failed - 1
+            p = patient[lane]
+            status[p] = STEP_TOO_SMALL if stuck >> lane & 1 else STEP_LIMIT
+            patient[lane] = -1
+            active &= ~(1 << lane)
+            due |= 1 << lane
+            h[lane] = 0.0
+            wish[lane] = 0.0
+            t[lane] = 0.0
+            stop[lane] = np.inf
+            visit[lane] = np.inf
+            for i in range(ns):
+                stages[(base + i) * WIDTH + lane] = 0.0
+            if not taped:
+                for j in range(next_ob[lane], n_ob[p]):
+                    for i in range(nr):
+                        out[p, j, i] = np.nan
     return it + 1
 
 
@@ -362,14 +416,14 @@ def backward(
 ) -> None:
     """The discrete adjoint of `forward`: adds each patient's derivatives to ``grad``."""
     ns, nh, nc = model[NS], model[NH], model[NC]
-    lam = np.zeros(ns * WIDTH)
-    cb = np.zeros(nc * WIDTH)
+    lam = lane_array(ns, 0.0)
+    cb = lane_array(nc, 0.0)
     hb = np.zeros((WIDTH, nh))
-    kb = np.zeros(SLOTS * ns * WIDTH)
-    yb = np.zeros(SLOTS * ns * WIDTH)
+    kb = lane_array(SLOTS * ns, 0.0)
+    yb = lane_array(SLOTS * ns, 0.0)
     weights = np.empty(SLOTS)
-    direct = np.zeros(ns * WIDTH)
-    times = np.zeros(WIDTH)
+    direct = lane_array(ns, 0.0)
+    times = lane_array(1, 0.0)
     y = np.empty(ns)
     cc = np.empty(nc)
     ob = np.full(WIDTH, -1)
@@ -475,10 +529,10 @@ def loglik_grad(
     ns, nh, nt, nc = model[NS], model[NH], model[NT], model[NC]
     n, m = ob_time.shape
     e = max(ev_time.shape[1], 1)
-    stages = np.empty((max_steps + 1) * SLOTS * ns * WIDTH)
-    hs = np.empty(max_steps * WIDTH)
-    ts = np.empty(max_steps * WIDTH)
-    c = np.zeros(nc * WIDTH)
+    stages = lane_room((max_steps + 1) * SLOTS * ns)
+    hs = lane_room(max_steps)
+    ts = lane_room(max_steps)
+    c = lane_array(nc, 0.0)
     held = np.zeros((WIDTH, nh))
     ev_step = np.full((n, e), -2)
     ev_y = np.empty((n, e, ns))
@@ -488,13 +542,14 @@ def loglik_grad(
     g_y = np.empty((n, m, ns))
     g_h = np.empty((n, m, nh))
     out = np.empty((1, 1, 1))
+    land = n >= 0  # not the constant, for which Numba would compile `forward` once more
     loglik.fill(0.0)
     grad.fill(0.0)
     for first in range(0, order.size, WIDTH):
         group = order[first : first + WIDTH]
         attempts = forward(
             model, group, theta, ev_time, ev_code, n_ev, ob_time, ob_kind, ob_family, ob_value, n_ob,
-            tol, max_steps, stages, hs, ts, c, held,
+            tol, max_steps, land, stages, hs, ts, c, held,
             ev_step, ev_y, ev_h, ob_step, ob_x, g_y, g_h, out, loglik, grad, status,
         )  # fmt: skip
         if adjoint:
@@ -532,13 +587,18 @@ def simulate(
     max_steps: int,
     out: Any,
     status: Any,
+    land: bool,
 ) -> None:
-    """Read-outs of all patients at ``times`` (T,): writes ``out`` (n, T, nr), NaN if unsolved, ``status``."""
+    """Read-outs of all patients at ``times`` (T,): writes ``out`` (n, T, nr), NaN if unsolved, ``status``.
+
+    ``land`` as in `forward`.
+    """
     ns, nh, nc = model[NS], model[NH], model[NC]
     n = theta.shape[0]
     m = times.size
     e = max(ev_time.shape[1], 1)
-    chunk = max(64, min(512, n // 32))  # long enough that few lanes idle at its end, short enough for all threads
+    # long enough that few lanes idle at a chunk's end, short enough for all threads
+    chunk = max(64, min(512, n // 16))
     for block in prange((n + chunk - 1) // chunk):
         low = block * chunk
         high = min(n, low + chunk)
@@ -556,8 +616,8 @@ def simulate(
         loglik, grad = np.empty(0), np.empty((0, 0))
         forward(
             model, np.arange(b), theta[low:high], ev_time[low:high], ev_code[low:high], n_ev[low:high], ob_time,
-            whole, whole, real, n_ob, tol, max_steps,
-            np.empty(SLOTS * ns * WIDTH), np.empty(0), np.empty(0), np.zeros(nc * WIDTH), np.zeros((WIDTH, nh)),
+            whole, whole, real, n_ob, tol, max_steps, land,
+            lane_room(SLOTS * ns), np.empty(0), np.empty(0), lane_array(nc, 0.0), np.zeros((WIDTH, nh)),
             ev_step, ev_y, ev_h, ob_step, np.empty((b, m)), g_y, g_h, out[low:high], loglik, grad, status[low:high],
         )  # fmt: skip
         for p in range(b):

@@ -33,7 +33,7 @@ from .interface import (
 )
 from .lanes import WIDTH
 from .policy import kernel
-from .records import IMPLICIT, SAME_TIME, get, record
+from .records import IMPLICIT, SAME_TIME, get, lane_array, lane_room, record
 
 # ---- everything below this line is copied into the solvers' file ----
 
@@ -102,8 +102,8 @@ def solve(matrix: Any, pivots: Any, b: Any) -> None:
 def jacobians(model: Any, points: Any, times: Any, c: Any, seeds: Any, bars: Any, scratch: Any, out: Any) -> None:
     """Derivatives of the rates at each of ``points`` (P, ns) and ``times`` (P,): writes ``out`` (P, ns, ns)."""
     ns = model[NS]
-    y = np.empty(ns * WIDTH)
-    t = np.empty(WIDTH)
+    y = lane_room(ns)
+    t = lane_room(1)
     for point in range(times.size):
         spread(y, ns, points[point])
         t.fill(times[point])
@@ -121,7 +121,7 @@ def jacobians(model: Any, points: Any, times: Any, c: Any, seeds: Any, bars: Any
 def stage_rates(model: Any, points: Any, times: Any, c: Any, y: Any, k: Any, out: Any) -> None:
     """Rates at up to eight points (P, ns) and times (P,) at once: writes ``out`` (P, ns)."""
     ns = model[NS]
-    t = np.empty(WIDTH)
+    t = lane_room(1)
     for lane in range(WIDTH):
         point = min(lane, times.size - 1)
         t[lane] = times[point]
@@ -237,8 +237,8 @@ def implicit_forward(
     slope = np.empty((1, ns, ns))
     matrix, pivots, flat = np.empty((3 * ns, 3 * ns)), np.empty(3 * ns, np.int64), np.empty(3 * ns)
     real, real_pivots, error = np.empty((ns, ns)), np.empty(ns, np.int64), np.empty((1, ns))
-    lanes_y, lanes_k = np.empty(ns * WIDTH), np.empty(ns * WIDTH)
-    seeds, scratch = np.empty(ns * WIDTH), np.zeros(nc * WIDTH)
+    lanes_y, lanes_k = lane_room(ns), lane_room(ns)
+    seeds, scratch = lane_room(ns), lane_array(nc, 0.0)
     now, row, again = np.empty(1), np.empty((1, ns)), np.empty((1, ns))
     pair, pair_bar = np.empty(2), np.empty(2)
     call(model[START], y, held, theta[p])
@@ -369,8 +369,8 @@ def implicit_backward(
     """The discrete adjoint of `implicit_forward`: adds the patient's derivatives to ``grad``."""
     ns, nh, nc = model[NS], model[NH], model[NC]
     lam, hb, cc = np.zeros(ns), np.zeros(nh), np.empty(nc)
-    cb, scratch, kb, yb = np.zeros(nc * WIDTH), np.zeros(nc * WIDTH), np.zeros(ns * WIDTH), np.zeros(ns * WIDTH)
-    seeds, y, t = np.empty(ns * WIDTH), np.empty(ns * WIDTH), np.empty(WIDTH)
+    cb, scratch, kb, yb = lane_array(nc, 0.0), lane_array(nc, 0.0), lane_array(ns, 0.0), lane_array(ns, 0.0)
+    seeds, y, t = lane_room(ns), lane_room(ns), lane_room(1)
     slopes, times = np.empty((3, ns, ns)), np.empty(3)
     matrix, pivots, flat = np.empty((3 * ns, 3 * ns)), np.empty(3 * ns, np.int64), np.empty(3 * ns)
     ob, ev = n_ob[p] - 1, n_ev[p] - 1
@@ -474,7 +474,7 @@ def solve_implicitly(
     taped = loglik.size > 0
     size = max_steps if taped else 0
     tape, hs, ts = np.empty((size, 3, ns)), np.empty(size), np.empty(size)
-    c, held = np.zeros(nc * WIDTH), np.zeros(nh)
+    c, held = lane_array(nc, 0.0), np.zeros(nh)
     for i in range(ev_step.shape[1]):
         ev_step[p, i] = -2
     if taped:

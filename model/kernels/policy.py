@@ -21,7 +21,16 @@ def kernel[F: Callable[..., Any]](function: F) -> F:
     ``error_model="numpy"``: a division by zero in a trial step gives an infinity, which the step control
     rejects, not an exception. ``nogil``: chains run in threads.
     """
-    return _compile(function, fastmath=FLAGS)
+    return _compile(function, fastmath=FLAGS, _nrt=True)
+
+
+def leaf[F: Callable[..., Any]](function: F) -> F:
+    """As `kernel`, for a function that makes no array: without the counting of references.
+
+    A reference is counted by an atomic instruction, dearer than an exponential, and all threads count on the same
+    place. What such a function calls would inherit this, so `kernel` says the opposite.
+    """
+    return _compile(function, fastmath=FLAGS, _nrt=False)
 
 
 def parallel_kernel[F: Callable[..., Any]](function: F) -> F:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from .interface import OBSERVE, OBSERVE_PULLBACK, READOUT, call
 from .lanes import WIDTH
-from .policy import kernel
+from .policy import kernel, leaf
 from .stub import density
 
 # ---- everything below this line is copied into the solvers' file ----
@@ -25,20 +27,36 @@ ROUNDED = 1e-9  # relative difference of rates that are the same but for roundin
 
 
 @kernel
+def lane_room(slots: int) -> Any:
+    """Place for ``slots`` lane vectors, each in one cache line: a vector across two takes twice as long to load."""
+    room = np.empty((slots + 1) * WIDTH)
+    first = -(room.ctypes.data // 8) % WIDTH
+    return room[first : first + slots * WIDTH]
+
+
+@kernel
+def lane_array(slots: int, value: float) -> Any:
+    """`lane_room`, filled."""
+    array = lane_room(slots)
+    array.fill(value)
+    return array
+
+
+@leaf
 def get(flat: Any, slot: int, n: int, lane: int, out: Any) -> None:
     """Copy one lane of ``n`` slots into a plain array."""
     for i in range(n):
         out[i] = flat[(slot + i) * WIDTH + lane]
 
 
-@kernel
+@leaf
 def put(flat: Any, slot: int, n: int, lane: int, values: Any) -> None:
     """Copy a plain array into one lane of ``n`` slots."""
     for i in range(n):
         flat[(slot + i) * WIDTH + lane] = values[i]
 
 
-@kernel
+@leaf
 def record(
     model: Any,
     p: int,

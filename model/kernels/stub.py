@@ -11,14 +11,14 @@ import numpy as np
 
 from .interface import NS, RATES, RATES_PULLBACK, SCALE, call, floats
 from .lanes import WIDTH, lane_abs, lane_max, load, splat, store
-from .policy import kernel
+from .policy import leaf
 from .tableaux import TSIT5
 
 STAGES, SLOTS, ERROR_ORDER = TSIT5.stages, TSIT5.slots, TSIT5.error_order
-MATRIX, NODES, ERROR, DENSE = TSIT5.matrix, TSIT5.nodes, TSIT5.errors[0], TSIT5.dense
+MATRIX, NODES, ERROR, DENSE = TSIT5.matrix, TSIT5.nodes, TSIT5.error, TSIT5.dense
 
 
-@kernel
+@leaf
 def attempt(model: Any, stages: Any, base: int, k: Any, c: Any, t: Any, h: Any, tol: float, times: Any) -> Any:
     """One Runge-Kutta step in all lanes, from times ``t`` by ``h``; returns the mean square of the scaled error.
 
@@ -48,19 +48,19 @@ def attempt(model: Any, stages: Any, base: int, k: Any, c: Any, t: Any, h: Any, 
     return square * (1.0 / float(ns))
 
 
-@kernel
+@leaf
 def complete(model: Any, stages: Any, base: int, k: Any, c: Any, t: Any, h: Any, times: Any) -> None:
     """Add the stages that only the interpolant needs."""
 
 
-@kernel
+@leaf
 def weigh(x: float, weights: Any) -> None:
     """Weights (SLOTS,) of the stages in the change up to fraction ``x`` of a step, per unit of its length."""
     for s in range(SLOTS):
         weights[s] = x * (DENSE[s, 0] + x * (DENSE[s, 1] + x * (DENSE[s, 2] + x * DENSE[s, 3])))
 
 
-@kernel
+@leaf
 def attempt_pullback(
     model: Any,
     stages: Any,
@@ -107,7 +107,7 @@ def attempt_pullback(
         store(lam, i * WIDTH, total)
 
 
-@kernel
+@leaf
 def density(family: int, value: float, out: Any, ob: Any) -> float:
     """Log density of one record, and its derivatives by the two numbers of `observe` in ``ob``: here, a Gaussian's."""
     z = (value - out[0]) / out[1]

@@ -150,7 +150,7 @@ class TestFiles:
     def test_all_models_share_the_solvers(self, folder):
         one, other = build(small.growth("one")), build(small.growth("other"))
         assert one.solver is other.solver
-        build(small.growth(), method="dop853")
+        build(small.growth(), method="vern7")
         assert len(solvers(folder)) == 2
 
     @pytest.mark.parametrize("part", [*builder.COMPILED_IN, *builder.SOLVERS])

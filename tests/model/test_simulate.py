@@ -178,6 +178,14 @@ class TestWhatMustNotMatter:
         for name in coarse:
             np.testing.assert_allclose(shared[name], coarse[name], rtol=1e-9, atol=0, err_msg=str(name))
 
+    def test_other_times_where_steps_do_not_end_on_them(self):
+        other = np.union1d(TIMES, np.arange(0.0, 600.0, 7.3))
+        few, many = (
+            simulate_population(course=(IDE, cilta()), times=times, parameters=draws(), land=False)
+            for times in (TIMES, other)
+        )
+        same_bits(few, many.sel(time=TIMES))
+
     def test_the_number_of_slots(self):
         never = [IDE, cilta(day=np.inf)]
         one, two = simulate(course=[IDE], until=300.0), simulate(course=never, until=300.0)
