@@ -20,13 +20,13 @@ Patients and shared values take turns three times a sweep, for they hold each ot
 The work grows linearly with the number of patients. Step sizes and masses adapt during warm-up only.
 """
 
+import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from reinfuse.model.kernels.lanes import WIDTH
@@ -35,7 +35,8 @@ from .archive import Archive, within_prior
 from .coordinates import Coordinates, Floats, LogDensity
 from .geometry import Posterior
 
-type Tick = Callable[[int], None]
+#: Arrays by name, as they go to a file.
+type State = Mapping[str, NDArray[Any]]
 
 PATIENT_LEAPFROGS: Final = 5
 PATIENT_LONGEST: Final = 0.45  # of a step, in units of a patient's site: a trajectory of about 2
@@ -50,7 +51,7 @@ SPREAD_STEPS: Final = 3
 JUMPS: Final = 2  # of each kind
 DIVERGENT: Final = 1000.0  # energy error that counts as a divergence, as in Stan
 CURVATURE_STEP: Final = 1e-3
-MASS_STATES: Final = 7
+ADAPTED: Final = ("steps", "shared_step", "scale_step")  # step sizes of a sampler
 
 
 @dataclass
@@ -165,6 +166,31 @@ class Sampler:
         prior = np.exp(-2.0 * self.h[self.posterior.log_sd])
         covariance = np.linalg.inv(self.coordinates.sites.precision + np.diag(prior))
         self.freedom = np.clip(np.einsum("nqq->nq", covariance) * prior, 0.0, 1.0)
+
+    # ------------------------------------------------------------------ state
+
+    def state(self) -> State:
+        """All that changes as the chain goes on, but for the archive, which is made of states that were visited."""
+        generator = json.dumps(self.rng.bit_generator.state).encode()
+        found: dict[str, NDArray[Any]] = {"rng": np.frombuffer(generator, dtype=np.uint8)}
+        found |= {"h": self.h, "b": self.b, "mass": self.mass_root, "freedom": self.freedom}
+        if self._known is not None:
+            found["known"], found["known_slope"] = self._known
+        for name in ADAPTED:
+            adapted = getattr(self, name)
+            found |= {f"{name}.{f.name}": np.asarray(getattr(adapted, f.name)) for f in fields(adapted)}
+        return found
+
+    def restore(self, state: State) -> None:
+        """Go on from a `state`, bit for bit."""
+        self.rng.bit_generator.state = json.loads(state["rng"].tobytes())
+        self.h, self.b, self.mass_root, self.freedom = (state[k].copy() for k in ("h", "b", "mass", "freedom"))
+        self._known = (state["known"].copy(), state["known_slope"].copy()) if "known" in state else None
+        for name in ADAPTED:
+            adapted = getattr(self, name)
+            for f in fields(adapted):
+                value = state[f"{name}.{f.name}"]
+                setattr(adapted, f.name, value.copy() if value.ndim else value.item())
 
     # ------------------------------------------------------------------ patients
 
@@ -418,90 +444,3 @@ class Sampler:
             "patient_accept": float(chance.mean()),
             "smallest_patient_step": float(self.steps.step.min()),
         }
-
-
-def _over_sweeps(name: str, values: list[float]) -> float:
-    """A statistic of the sweeps behind one draw."""
-    if name == "diverging":
-        return max(values)
-    return sum(values) if name.endswith("trajectories") else sum(values) / len(values)
-
-
-def sample_chain(
-    posterior: Posterior,
-    log_density: LogDensity,
-    coordinates: Coordinates,
-    *,
-    draws: int,
-    tune: int,
-    thin: int = 1,
-    seed: int,
-    tick: Tick,
-) -> xr.Dataset:
-    """One chain from a start near the centre.
-
-    Parameters
-    ----------
-    posterior, log_density
-        The same statistical model, patient by patient and as a whole.
-    coordinates
-        From `geometry.prepare`.
-    draws, tune, seed
-        Kept draws, warm-up sweeps; seed of this chain.
-    thin
-        Sweeps per kept draw.
-    tick
-        Told of sweeps done, warm-up included.
-
-    Returns
-    -------
-    xarray.Dataset
-        ``x`` (draw, coordinate): flat vectors of the statistical model; and the statistics of every draw, of which
-        ``diverging`` says that some trajectory's energy error was above `DIVERGENT`; as a draw takes hundreds of
-        trajectories, ``divergent_trajectories`` and ``trajectories`` count them.
-    """
-    rng = np.random.default_rng(seed)
-    lay = coordinates.layout
-    n = lay.block.shape[0]
-    x, _ = coordinates.expand(0.5 * rng.standard_normal(lay.size))
-    chain = Sampler(
-        posterior,
-        coordinates,
-        log_density,
-        rng,
-        x[lay.hyper].copy(),
-        x[lay.block].copy(),
-        DualAveraging(np.full(n, 0.2), PATIENT_LONGEST),
-        DualAveraging(np.full(1, 0.05), SHARED_LONGEST),
-        DualAveraging(np.full(1, 0.1), SCALE_LONGEST),
-    )
-    chain.learn_mass([(chain.h, chain.b)])
-    states: list[tuple[Floats, Floats]] = []
-    visited: list[Floats] = []
-    for sweep in range(tune):
-        chain.sweep(tune=True)
-        if sweep >= tune // 4:
-            visited.append(chain.b.copy())
-        if sweep + 1 in (tune // 2, 3 * tune // 4, tune) and chain.b.size:
-            chain.archive = Archive(np.array(visited))
-        if sweep % max(1, tune // 24) == 0:
-            states.append((chain.h.copy(), chain.b.copy()))
-        if sweep + 1 in (tune // 6, tune // 2):
-            chain.learn_mass(states[-MASS_STATES:])
-            chain.shared_step = DualAveraging(np.full(1, 0.1), SHARED_LONGEST)
-        tick(1)
-    chain.steps.settle()
-    chain.shared_step.settle()
-    chain.scale_step.settle()
-    kept = np.empty((draws, lay.size))
-    statistics: dict[str, list[float]] = {}
-    for draw in range(draws):
-        swept = [chain.sweep(tune=False) for _ in range(thin)]
-        for name in swept[0]:
-            values = [s[name] for s in swept]
-            statistics.setdefault(name, []).append(_over_sweeps(name, values))
-        kept[draw, lay.hyper] = chain.h
-        kept[draw, lay.block.ravel()] = chain.b.ravel()
-        tick(thin)
-    columns = {name: (("draw",), np.array(values)) for name, values in statistics.items()}
-    return xr.Dataset({"x": (("draw", "coordinate"), kept)} | columns)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from reinfuse.model.define import Model
 
+from .blocks import State
 from .cohort import Cohort
 from .comparison import POPULATION_DRAWS, compare, integrated_loglik, leave_one_out
 from .coordinates import Coordinates
@@ -37,7 +38,7 @@ from .results import (
     predictions,
     prior_draws,
 )
-from .run import RunFolder, provenance, settings_hash
+from .run import MODEL_FILE, PRODUCTS_FILE, RunFolder, provenance, settings_hash
 from .sampling import Settings, sample, sampler_name
 
 type Floats = NDArray[np.float64]
@@ -47,6 +48,7 @@ type Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None
 LIKELIHOOD_DRAWS: Final = 500
 LONGEST_CURVE: Final = 750.0
 FORECAST_UNTIL: Final = 130.0
+SAVE_SECONDS: Final = 5.0  # between saved states of a chain
 
 
 @dataclass
@@ -102,6 +104,7 @@ def fit(
     out: str | Path,
     model: Model | None = None,
     model_file: Path | None = None,
+    products_file: Path | None = None,
     source: Path | None = None,
     specification: Specification | None = None,
     settings: Settings | None = None,
@@ -123,6 +126,8 @@ def fit(
         A model of one's own; None: CAR-T cells against myeloma.
     model_file
         The file it was read from, which is copied into the run.
+    products_file
+        The file of products of one's own, registered already, which is copied into the run.
     source
         The cohort file; the cohort's table is written where it is left out.
     specification, settings
@@ -130,7 +135,8 @@ def fit(
     cores
         Chains at a time.
     resume
-        Re-use the finished chains of an earlier, interrupted fit with the same settings.
+        Go on with an earlier fit of the same settings that was interrupted or killed: finished chains are kept, others
+        go on from their last saved state, and the draws are those of a fit that nothing interrupted.
     overwrite
         Write into a folder that already holds a run.
     progress
@@ -173,8 +179,9 @@ def fit(
             record["own_model"] = described
         run.write_provenance(provenance(status="running", wall_seconds=clock.seconds, **record))
         run.write_cohort(source if source is not None else cohort.table)
-        if model_file is not None:
-            run.write_model(model_file)
+        for name, given in ((MODEL_FILE, model_file), (PRODUCTS_FILE, products_file)):
+            if given is not None:
+                run.write_copy(name, given)
         with _ending(run):
             log_density = LogDensity(population_model(problem))
             log_density(np.zeros(layout(problem).size))
@@ -217,6 +224,7 @@ def _fill(
 ) -> dict[str, int]:
     """Explore, sample, predict and write; how often the solver failed, and took its implicit method."""
     finished = {k: run.load_chain(k).to_dataset() for k in run.finished_chains(identity)} if resume else {}
+    begun = {k: state for k in range(settings.chains) if resume and (state := run.load_state(k, settings=identity))}
     rng = np.random.default_rng([settings.seed, 0])
     with progress("Exploring", 1) as tick:
         coordinates = prepare(problem, log_density, layout(problem), rng)
@@ -233,6 +241,8 @@ def _fill(
             tick=tick,
             finished=finished,
             keep=lambda chain, draws: _keep(run, chain, draws, identity),
+            begun=begun,
+            save=_Saver(run, identity),
         )
     clock.stop("sampling")
     with progress("Predicting", 1) as tick:
@@ -250,6 +260,23 @@ def _fill(
 
 def _keep(run: RunFolder, chain: int, draws: xr.Dataset, identity: str) -> None:
     run.save_chain(chain, draws, settings=identity)
+
+
+class _Saver:
+    """Keeps the state of chains on disk as they go on, so that a fit killed at any moment can be resumed."""
+
+    def __init__(self, run: RunFolder, identity: str) -> None:
+        self.run, self.identity = run, identity
+        self.due: dict[int, float] = {}
+
+    def __call__(self, chain: int, state: Callable[[], State]) -> None:
+        """Save now and then: every few seconds, and never for more than a fiftieth of the time."""
+        start = time.perf_counter()
+        if start < self.due.setdefault(chain, start + SAVE_SECONDS):
+            return
+        self.run.save_state(chain, state(), settings=self.identity)
+        now = time.perf_counter()
+        self.due[chain] = now + max(SAVE_SECONDS, 50.0 * (now - start))
 
 
 def _left_out(

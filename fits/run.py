@@ -5,11 +5,12 @@ A run folder is what `reinfuse fit` leaves behind and what every later command s
     run.json          provenance: command, versions, git revision, seed, checksums, sampler, times, status
     cohort.csv        the cohort, byte for byte as it was read
     model.py          optional: the file of a model of the user's own
+    products.toml     optional: the file of products of the user's own
     posterior.nc      draws as an xarray DataTree (groups of ArviZ), written with h5netcdf
     summary.csv       one row per population scalar
     diagnostics.json  converged or not, and why
     forecast.nc       optional: predictions of withheld rows, from a fit that did not see them
-    chains/           finished chains, so that an interrupted fit can go on
+    chains/           finished chains, and the last state of others, so that an interrupted fit can go on
     figures/, report.html
 
 Every file is written beside its final name and then renamed, so a run folder never holds half a file.
@@ -24,6 +25,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -33,12 +35,14 @@ from typing import Any, Final, Self
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 
 from reinfuse.model.errors import ReinfuseError
 
 RUN_FILE: Final = "run.json"
 COHORT_FILE: Final = "cohort.csv"
 MODEL_FILE: Final = "model.py"
+PRODUCTS_FILE: Final = "products.toml"
 POSTERIOR_FILE: Final = "posterior.nc"
 SUMMARY_FILE: Final = "summary.csv"
 DIAGNOSTICS_FILE: Final = "diagnostics.json"
@@ -46,11 +50,13 @@ FORECAST_FILE: Final = "forecast.nc"
 REPORT_FILE: Final = "report.html"
 CHAINS_FOLDER: Final = "chains"
 FIGURES_FOLDER: Final = "figures"
+SETTINGS_KEY: Final = "settings_hash"
 
 OWN_FILES: Final = (
     RUN_FILE,
     COHORT_FILE,
     MODEL_FILE,
+    PRODUCTS_FILE,
     POSTERIOR_FILE,
     SUMMARY_FILE,
     DIAGNOSTICS_FILE,
@@ -380,10 +386,10 @@ class RunFolder:
         self._write(COHORT_FILE, lambda temporary: temporary.write_bytes(content))
         return self._record(COHORT_FILE)
 
-    def write_model(self, source: Path) -> str:
-        """Copy the file of a model of the user's own into the run and return the SHA-256 of the copy."""
-        self._write(MODEL_FILE, lambda temporary: temporary.write_bytes(source.read_bytes()))
-        return self._record(MODEL_FILE)
+    def write_copy(self, name: str, source: Path) -> str:
+        """Copy a file that the fit was given into the run, byte for byte, and return the SHA-256 of the copy."""
+        self._write(name, lambda temporary: temporary.write_bytes(source.read_bytes()))
+        return self._record(name)
 
     # ------------------------------------------------------------------ draws
 
@@ -459,6 +465,7 @@ class RunFolder:
         (self.path / CHAINS_FOLDER).mkdir(exist_ok=True)
         name = f"{CHAINS_FOLDER}/chain-{chain}.nc"
         self._write(name, lambda temporary: _write_tree(tree, temporary))
+        (self.path / CHAINS_FOLDER / f"state-{chain}.npz").unlink(missing_ok=True)
         return self.path / name
 
     def load_chain(self, chain: int) -> xr.DataTree:
@@ -489,6 +496,26 @@ class RunFolder:
             if attributes.get("settings_hash") == settings and "chain" in attributes:
                 found.append(int(attributes["chain"]))
         return sorted(found)
+
+    def save_state(self, chain: int, state: Mapping[str, NDArray[Any]], *, settings: str) -> None:
+        """Keep the state of a chain that is on its way; arguments as of `save_chain`."""
+        (self.path / CHAINS_FOLDER).mkdir(exist_ok=True)
+
+        def put(temporary: Path) -> None:
+            with temporary.open("wb") as stream:
+                np.savez(stream, allow_pickle=False, **{SETTINGS_KEY: np.array(settings)}, **state)
+
+        self._write(f"{CHAINS_FOLDER}/state-{chain}.npz", put)
+
+    def load_state(self, chain: int, *, settings: str) -> dict[str, NDArray[Any]] | None:
+        """The last state of a chain, or None if there is none that a fit with these settings may go on from."""
+        file = self.path / CHAINS_FOLDER / f"state-{chain}.npz"
+        try:
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
+                state = dict(found)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # absent, or not to be trusted
+            return None
+        return state if str(state.pop(SETTINGS_KEY, "")) == settings else None
 
     def clear_chains(self) -> None:
         """Remove the kept chains, once `posterior.nc` holds them."""

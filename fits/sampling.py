@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.simulate import Status, solved
 
-from . import blocks
+from . import chain as block_chain
+from .blocks import State
 from .coordinates import Coordinates
 from .geometry import Posterior
 from .likelihood_op import LogDensity
@@ -165,6 +167,8 @@ def sample(
     tick: Tick = lambda _: None,
     finished: Mapping[int, xr.Dataset] | None = None,
     keep: Callable[[int, xr.Dataset], None] = lambda chain, draws: None,
+    begun: Mapping[int, State] | None = None,
+    save: Callable[[int, Callable[[], State]], None] = lambda chain, state: None,
 ) -> xr.Dataset:
     """All chains, ``cores`` at a time.
 
@@ -186,6 +190,10 @@ def sample(
         Chains that need not be sampled again, by number.
     keep
         Given each chain as it finishes.
+    begun
+        States of chains to go on from, by number (blocks only).
+    save
+        Offered the state of each chain as it goes on, to be called for when it is wanted (blocks only).
 
     Returns
     -------
@@ -208,7 +216,7 @@ def sample(
         if settings.sampler == "nutpie":
             return nutpie_chain(log_density, coordinates, settings, seeds[chain], locked)
         posteriors.append(Posterior(problem))
-        return blocks.sample_chain(
+        return block_chain.sample_chain(
             posteriors[-1],
             log_density,
             coordinates,
@@ -217,6 +225,8 @@ def sample(
             thin=settings.thin,
             seed=seeds[chain],
             tick=locked,
+            saved=(begun or {}).get(chain),
+            save=partial(save, chain),
         )
 
     missing = [k for k in range(settings.chains) if k not in done]

@@ -9,6 +9,9 @@ import typer
 
 from reinfuse.scripts._shell import NOTICE, complain, progress, run_alone
 
+#: Options that say what a fit is; how it is run may differ.
+RECIPE = ("cohort", "products", "model", "variant", "draws", "tune", "thin", "chains", "seed", "sampler")
+
 
 @contextmanager
 def shown(title: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -18,11 +21,12 @@ def shown(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def command(
-    cohort: Annotated[
-        Path,
-        typer.Argument(metavar="COHORT.csv", help="Cohort file; see `reinfuse check`. With --model: your table."),
-    ],
+    context: typer.Context,
     out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run.")],
+    cohort: Annotated[
+        Path | None,
+        typer.Argument(metavar="COHORT.csv", help="Cohort file; see `reinfuse check`. With --model: your table."),
+    ] = None,
     products: Annotated[
         Path | None, typer.Option(metavar="FILE.toml", help="TOML file of products of your own, one table each.")
     ] = None,
@@ -40,14 +44,21 @@ def command(
     seed: Annotated[int, typer.Option(help="Seed of everything.")] = 1,
     sampler: Annotated[str, typer.Option(help="blocks (default) or nutpie.")] = "blocks",
     cores: Annotated[int, typer.Option(help="Chains at a time; does not change the result.")] = 2,
-    resume: Annotated[bool, typer.Option("--resume", help="Re-use the finished chains of this run.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with this run where it was interrupted or killed.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Write over an earlier run.")] = False,
+    repeat: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Do this run once more, from its own folder, and compare the draws."),
+    ] = None,
 ) -> None:
     """Fit a cohort; write RUN with draws, diagnostics, figures and a report.
 
     Exit code 3: done and saved, but not converged; the message says what to try.
 
-    Examples: `reinfuse fit cohort.csv --out run --seed 1`, `reinfuse fit pk.csv --model my_model.py --out run`
+    Examples: `reinfuse fit cohort.csv --out run --seed 1`, `reinfuse fit pk.csv --model my_model.py --out run`,
+    `reinfuse fit --repeat run --out again`
     """
     import sys
 
@@ -62,11 +73,26 @@ def command(
     from reinfuse.fits.cohort import read_cohort
     from reinfuse.fits.own_model import load_model, read_data
     from reinfuse.fits.problem import Specification
+    from reinfuse.fits.repeat import Recipe
     from reinfuse.fits.sampling import Settings
     from reinfuse.model.errors import ReinfuseError
     from reinfuse.model.products import load_products, register
     from reinfuse.scripts.diagnose import judge
 
+    settings = Settings(draws=draws, tune=tune, thin=thin, chains=chains, seed=seed, sampler=sampler)
+    recipe = None
+    if repeat is not None:
+        sources = {name: context.get_parameter_source(name) for name in RECIPE}
+        given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+        if given:
+            raise ReinfuseError(f"--repeat takes everything from the run; leave out {', '.join(given)}")
+        recipe = Recipe.of(repeat)
+        cohort, products, variant, settings = recipe.cohort, recipe.products, recipe.variant, recipe.settings
+        model = "bcma" if recipe.model is None else str(recipe.model)
+        for difference in recipe.elsewhere():
+            console.print(f"Not as it was: {difference}. The draws may differ.")
+    if cohort is None:
+        raise ReinfuseError("no cohort is named; give COHORT.csv, or --repeat RUN")
     own = load_model(model) if model.endswith(".py") else None
     if own is None and model != "bcma":
         raise ReinfuseError(f"model {model!r} cannot be fitted; use bcma, or name a Python file that defines a Model")
@@ -77,13 +103,13 @@ def command(
     for product in load_products(products) if products else ():
         register(product)
     read = read_cohort(cohort) if own is None else read_data(cohort, model=own)
-    settings = Settings(draws=draws, tune=tune, thin=thin, chains=chains, seed=seed, sampler=sampler)
     try:
         run = fit(
             read,
             out=out,
             model=own,
             model_file=None if own is None else Path(model),
+            products_file=products,
             source=cohort,
             specification=Specification(variant=variant),
             settings=settings,
@@ -95,13 +121,16 @@ def command(
         )
     except KeyboardInterrupt:
         complain(
-            f"Interrupted. Finished chains are kept in {out}; the same command with --resume goes on with the rest."
+            f"Interrupted. What there is so far is kept in {out}; the same command with --resume goes on from there."
         )
         raise
     seconds = run.provenance["wall_seconds"]
     console.print("Wall seconds: " + ", ".join(f"{stage} {value:.0f}" for stage, value in seconds.items()))
     if compare:
         compare_variants(run, read, settings, cores=cores, progress=shown)
+    if recipe is not None:
+        same = recipe.same_draws(run)
+        console.print(f"The draws are {'the same as' if same else 'NOT the same as'} those of {repeat}.")
     judge(run, console)
 
 

@@ -80,26 +80,27 @@ def public(problem: Problem, tolerance: float, threads: int) -> Solve:
     return solve
 
 
-def records(task: Task) -> tuple[Any, ...]:
+def records(task: Task, compiled: Kernel) -> tuple[Any, ...]:
     """Events and records in the order of the likelihood kernel's arguments, with all of one patient in each row."""
-    compiled, n = likelihood_kernel(task), task.n
+    n = task.n
     kind = np.array([compiled.kinds.index(kind) for kind, _ in task.schedule])
     rows = (np.tile(task.problem.days, (n, 1)), np.tile(kind, (n, 1)), np.tile(task.family, (n, 1)))
     return (*infusions(compiled, n), *rows, task.value)
 
 
-def likelihood_kernel(task: Task) -> Kernel:
-    """The kernel of the log-likelihood and its adjoint."""
-    compiled = build(task.problem.needed.model, fixed=task.problem.fixed, kinds=task.kinds, readouts=())
+def likelihood_kernel(task: Task, tolerance: float) -> Kernel:
+    """The kernel of the log-likelihood and its adjoint, with the method that a user gets at this tolerance."""
+    model, method = task.problem.needed.model, method_for(tolerance)
+    compiled = build(model, fixed=task.problem.fixed, kinds=task.kinds, readouts=(), method=method)
     assert compiled.parameters == task.problem.needed.parameters
     return compiled
 
 
 def loglik(task: Task, theta: Floats, rows: Any, tolerance: float, adjoint: bool) -> Callable[[], tuple[Floats, ...]]:
     """The likelihood kernel at ``theta`` (m, parameters), row i with the records of patient ``rows[i]``."""
-    compiled = likelihood_kernel(task)
+    compiled = likelihood_kernel(task, tolerance)
     m, length = len(theta), task.problem.days.size
-    data = [np.ascontiguousarray(a[rows]) for a in records(task)]
+    data = [np.ascontiguousarray(a[rows]) for a in records(task, compiled)]
     value, gradient, status = np.empty(m), np.empty(theta.shape), np.zeros(m, dtype=np.int64)
     order, count = np.arange(m), np.full(m, length)
 

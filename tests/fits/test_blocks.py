@@ -12,7 +12,6 @@ from reinfuse.fits.blocks import (
     DualAveraging,
     Sampler,
     regressions,
-    sample_chain,
 )
 
 from .gaussian_model import EFFECT, LOG_1, LOG_2, P1, P2, S1, S2, D, GaussianModel, Q
@@ -151,38 +150,6 @@ def test_spread_of_a_real_problem_leaves_the_likelihood(one_infusion):
     # what is left to the shared move shifts no patient's own value
     labels = {name for model in regressions(posterior) for name in [posterior.problem.random[model.effect]]}
     assert labels == set(posterior.problem.random)
-
-
-def test_a_chain_finds_the_posterior():
-    """Means and sds of everything, omega too, within Monte Carlo error; one patient needs short steps."""
-    from arviz_stats.base import array_stats
-
-    model = GaussianModel(narrow=0.03)
-    ticks = []
-    draws, tune = 2000, 250
-    chain = sample_chain(
-        model,
-        model.log_density,
-        model.coordinates(),
-        draws=draws,
-        tune=tune,
-        seed=12,
-        tick=ticks.append,
-    )
-    assert sum(ticks) == draws + tune
-    assert float(chain["smallest_patient_step"].min()) < 0.3  # so that the further trajectories took place
-    assert float(chain["diverging"].mean()) < 0.01
-    found = chain["x"].to_numpy()
-    h, b = model.draw(40000, np.random.default_rng(13))
-    exact = np.concatenate([h, b.reshape(len(b), -1)], axis=1)
-    for k in range(found.shape[1]):
-        centre = exact[:, k].mean()
-        for name, power in (("mean", 1), ("square", 2)):
-            mine, theirs = (found[:, k] - centre) ** power, (exact[:, k] - centre) ** power
-            size = float(array_stats.ess(mine[None], method="mean"))
-            assert size > 100, f"{name} of coordinate {k}"
-            error = np.sqrt(mine.var() / size + theirs.var() / theirs.size)
-            assert abs(mine.mean() - theirs.mean()) < LARGEST_Z * error, f"{name} of coordinate {k}"
 
 
 class TestSpreadOf:

@@ -171,6 +171,27 @@ class TestChains:
         np.testing.assert_array_equal(run.load_chain(2)["posterior"]["x"].values, np.arange(5.0))
         assert leftovers(run) == []
 
+    def test_a_state_comes_back_to_the_same_fit_only(self, run):
+        state = {"h": np.array([1.0, np.pi]), "rng": np.frombuffer(b"abc", dtype=np.uint8)}
+        run.save_state(1, state, settings="abc")
+        found = run.load_state(1, settings="abc")
+        assert found.keys() == state.keys()
+        for name, values in state.items():
+            np.testing.assert_array_equal(found[name], values)
+        assert run.load_state(1, settings="other") is None
+        assert run.load_state(0, settings="abc") is None
+
+    def test_a_damaged_state_is_none(self, run):
+        run.save_state(0, {"h": np.zeros(1000)}, settings="abc")
+        file = run.path / "chains" / "state-0.npz"
+        file.write_bytes(file.read_bytes()[:700])
+        assert run.load_state(0, settings="abc") is None
+
+    def test_a_finished_chain_has_no_state(self, run):
+        run.save_state(0, {"h": np.zeros(3)}, settings="abc")
+        run.save_chain(0, xr.Dataset({"x": ("draw", [1.0])}), settings="abc")
+        assert run.load_state(0, settings="abc") is None
+
     def test_a_damaged_chain_is_passed_over(self, run):
         file = run.save_chain(0, xr.Dataset({"x": ("draw", np.arange(5.0))}), settings="abc")
         file.write_bytes(file.read_bytes()[:100])

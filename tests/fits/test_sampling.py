@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from reinfuse.fits import blocks
+from reinfuse.fits import chain
 from reinfuse.fits.geometry import prepare
 from reinfuse.fits.sampling import SAMPLERS, Settings, chain_seeds, sample, sampler_name
 from reinfuse.model.errors import ReinfuseError
@@ -70,13 +70,13 @@ class TestReproducibility:
 
 class TestFinishedChains:
     def test_they_are_kept_and_used_again(self, one_infusion, explored, both, monkeypatch):
-        sampled, kept, real = [], {}, blocks.sample_chain
+        sampled, kept, real = [], {}, chain.sample_chain
 
         def counting(*args, **kwargs):
             sampled.append(kwargs["seed"])
             return real(*args, **kwargs)
 
-        monkeypatch.setattr(blocks, "sample_chain", counting)
+        monkeypatch.setattr(chain, "sample_chain", counting)
         ticks = []
         result = sample(
             one_infusion.problem,
@@ -98,7 +98,7 @@ class TestFinishedChains:
         def broken(*args, **kwargs):
             raise FloatingPointError("chain broke")
 
-        monkeypatch.setattr(blocks, "sample_chain", broken)
+        monkeypatch.setattr(chain, "sample_chain", broken)
         with pytest.raises(FloatingPointError, match="chain broke"):
             sample(one_infusion.problem, one_infusion.density, explored, SHORT, cores=2)
 

@@ -1,7 +1,9 @@
 """`reinfuse fit`: what a run leaves behind, what is refused, and how an interrupted one goes on."""
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pandas as pd
 import pytest
 import typer
 
+from reinfuse.fits.repeat import Recipe
 from reinfuse.fits.run import CHAINS_FOLDER, COHORT_FILE, POSTERIOR_FILE, RunFolder, sha256_of
 from reinfuse.scripts import main
 from reinfuse.scripts._shell import ExitCode, guarded
@@ -46,6 +49,64 @@ def finished(table, tmp_path_factory):
         env={**os.environ, "COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"},
     )
     return run, done
+
+
+#: The command, keeping the state of its chains after every sweep.
+SAVES_OFTEN = """
+import sys
+from reinfuse.fits import fitting
+from reinfuse.scripts import main
+from reinfuse.scripts._shell import guarded
+class Often(fitting._Saver):
+    def __call__(self, chain, state):
+        self.run.save_state(chain, state(), settings=self.identity)
+fitting._Saver = Often
+sys.argv[0] = "reinfuse"
+sys.exit(guarded(lambda: main.build()()))
+"""
+
+
+def sweeps_saved(run) -> int:
+    """Of the chain that is farthest, draws included."""
+    found = [0]
+    for file in (run / CHAINS_FOLDER).glob("state-*.npz"):
+        with contextlib.suppress(OSError), np.load(file) as state:
+            found.append(int(state["done"][:2].sum()))
+    return max(found)
+
+
+class TestRepeat:
+    def test_it_gives_the_same_draws_and_says_so(self, finished, tmp_path, capsys, monkeypatch):
+        monkeypatch.setattr("reinfuse.scripts.diagnose.judge", lambda run, console: None)
+        assert fit("--repeat", finished[0], "--out", tmp_path / "again", "--cores", "1") == ExitCode.DONE
+        assert "The draws are the same as those of" in " ".join(capsys.readouterr().out.split())
+        first, again = (RunFolder.open(path).provenance for path in (finished[0], tmp_path / "again"))
+        assert again["settings"] == first["settings"]
+        assert again["cohort_sha256"] == first["cohort_sha256"]
+
+    def test_other_draws_are_not_called_the_same(self, finished, table, tmp_path, monkeypatch):
+        monkeypatch.setattr("reinfuse.scripts.diagnose.judge", lambda run, console: None)
+        other = tmp_path / "other"
+        assert fit(table, "--out", other, *SHORT[:-1], "6") == ExitCode.DONE
+        assert not Recipe.of(finished[0]).same_draws(RunFolder.open(other))
+
+    def test_what_the_run_says_is_not_said_twice(self, finished, table, tmp_path, capsys):
+        assert fit(table, "--repeat", finished[0], "--out", tmp_path / "a", "--seed", "2") == ExitCode.BAD_INPUT
+        assert "leave out cohort, seed" in " ".join(capsys.readouterr().err.split())
+        assert not (tmp_path / "a").exists()
+
+    def test_no_cohort_at_all(self, tmp_path, capsys):
+        assert fit("--out", tmp_path / "a") == ExitCode.BAD_INPUT
+        assert "give COHORT.csv, or --repeat RUN" in " ".join(capsys.readouterr().err.split())
+
+    def test_other_versions_are_named(self, finished, tmp_path):
+        copy = tmp_path / "copy"
+        shutil.copytree(finished[0], copy)
+        written = json.loads((copy / "run.json").read_text())
+        written["versions"]["numpy"] = "1.0"
+        (copy / "run.json").write_text(json.dumps(written))
+        assert any(text.startswith("numpy 1.0 then") for text in Recipe.of(copy).elsewhere())
+        assert Recipe.of(finished[0]).elsewhere() == []
 
 
 class TestFinishedRun:
@@ -203,9 +264,9 @@ class TestInterruption:
     @pytest.fixture
     def sampled(self, monkeypatch):
         """Seeds of the chains that are sampled; at the second of them the user interrupts, if there is a 0 first."""
-        from reinfuse.fits import blocks
+        from reinfuse.fits import chain
 
-        seeds, real = [], blocks.sample_chain
+        seeds, real = [], chain.sample_chain
 
         def counting(*args, **kwargs):
             seeds.append(kwargs["seed"])
@@ -213,7 +274,7 @@ class TestInterruption:
                 raise KeyboardInterrupt
             return real(*args, **kwargs)
 
-        monkeypatch.setattr(blocks, "sample_chain", counting)
+        monkeypatch.setattr(chain, "sample_chain", counting)
         return seeds
 
     @pytest.fixture(autouse=True)
@@ -245,6 +306,26 @@ class TestInterruption:
         assert fit(table, "--out", run, *SHORT, "--resume") == ExitCode.DONE
         assert sampled == [missing]
         assert RunFolder.open(run).provenance["status"] == "done"
+        self.same(run, finished[0])
+
+    def test_a_fit_that_is_killed_goes_on_and_ends_bit_for_bit_the_same(self, finished, table, tmp_path):
+        run = tmp_path / "run"
+        command = [sys.executable, "-c", SAVES_OFTEN, "fit", str(table), "--out", str(run), *SHORT]
+        for least in (20, 55):  # sweeps: once in the warm-up, once among the draws
+            with subprocess.Popen(
+                [*command, "--resume"] if run.exists() else command,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            ) as fitting:
+                while fitting.poll() is None and sweeps_saved(run) < least:
+                    time.sleep(0.01)
+                fitting.send_signal(signal.SIGKILL)
+            assert fitting.returncode == -signal.SIGKILL, "the fit ended before it was killed"
+            assert not (run / POSTERIOR_FILE).exists()
+            assert RunFolder.open(run).provenance["status"] == "running"
+        before = sweeps_saved(run)
+        assert before < 2 * 60, "nothing was left to do"
+        assert fit(table, "--out", run, *SHORT, "--resume") == ExitCode.DONE
         self.same(run, finished[0])
 
     def test_resume_after_all_chains_samples_nothing(self, finished, table, tmp_path, sampled, monkeypatch):
