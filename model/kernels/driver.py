@@ -3,10 +3,10 @@
 `derive.build` copies this text, with `records`, `implicit` and the written-out steps of a method, into one real file,
 so that Numba's disk cache sees everything that the solvers depend on. As it stands, it has the steps of `stub`.
 
-Eight patients advance together, each with its own time, step, events and observations. ``stages`` is the
-tape: for attempt ``it`` it holds the state at each of the method's stages, from which the reverse sweep
-recomputes what it needs. A rejected attempt is a step of length 0. Coefficients ``c`` are constant between
-events; an event saves the state before it, so that the reverse sweep can undo it. A patient that this explicit
+Eight patients advance together, each with its own time, step, events and observations; a lane whose patient is done
+takes the next. ``stages`` is the tape: for attempt ``it`` it holds the state at each of the method's stages, from which
+the reverse sweep recomputes what it needs. A rejected attempt is a step of length 0. Coefficients ``c`` are constant
+between events; an event saves the state before it, so that the reverse sweep can undo it. A patient that this explicit
 method cannot finish within its steps is handed to `implicit`.
 """
 
@@ -75,6 +75,8 @@ from .stub import ERROR_ORDER, SLOTS, STAGES, attempt, attempt_pullback, complet
 
 # ---- everything below this line is copied into the solvers' file ----
 
+WAVE = 32  # patients of a likelihood on one tape: enough to fill the lanes evenly, few enough for the cache
+
 
 @leaf
 def dense(model: Any, stages: Any, base: int, k: Any, lane: int, h: float, x: float, weights: Any, y: Any) -> None:
@@ -131,14 +133,20 @@ def forward(
     ob_x: Any,
     g_y: Any,
     g_h: Any,
+    route: Any,
+    end_h: Any,
+    last: Any,
     out: Any,
     loglik: Any,
     grad: Any,
     status: Any,
 ) -> int:
-    """Solve the patients in ``order``: for a likelihood at most eight, with a tape; for read-outs the tape is empty.
+    """Solve the patients in ``order``, with a tape for a likelihood, without (``hs`` is empty) for read-outs.
 
-    With ``land``, steps end on observations where they would pass only one. Returns the number of attempts.
+    A lane whose patient is done takes the next one. For the reverse sweep, ``route`` holds the attempt after which each
+    patient began and who had its lane before (-1: nobody), ``end_h`` what was held at its end, and ``last`` the last
+    patient of each lane. With ``land``, steps end on observations where they would pass only one. Returns the number of
+    attempts.
     """
     taped = hs.size > 0
     ns, nh, nc, nr = model[NS], model[NH], model[NC], model[NR]
@@ -175,8 +183,10 @@ def forward(
             lane = lowest_bit(due)
             due &= due - 1
             p = patient[lane]
-            if p < 0 and waiting < order.size and (it < 0 or not taped):
+            if p < 0 and waiting < order.size:
                 p = order[waiting]
+                if taped:
+                    route[p, 0], route[p, 1], last[lane] = it, last[lane], p
                 waiting += 1
                 patient[lane] = p
                 active |= 1 << lane
@@ -239,7 +249,10 @@ def forward(
                 if not finite:
                     for i in range(ns):
                         stages[(base + i) * WIDTH + lane] = 0.0
-                if waiting < order.size and not taped:
+                if taped:
+                    for i in range(nh):
+                        end_h[p, i] = held[lane, i]
+                if waiting < order.size:
                     due |= 1 << lane
                 continue
             renewed = True
@@ -271,11 +284,6 @@ def forward(
 
         # ---- one attempt in all lanes
         it += 1
-        if taped and it >= max_steps:
-            for lane in range(WIDTH):
-                if patient[lane] >= 0:
-                    status[patient[lane]] = STEP_LIMIT
-            return it
         length = load(h, 0)
         store(begun, 0, load(t, 0))
         square = attempt(model, stages, base, k, c, begun, h, tol, times)
@@ -342,10 +350,10 @@ def forward(
                 stop[lane] = t_new
 
         # ---- accepted lanes move on
-        last = base + (STAGES - 1) * ns
+        final = base + (STAGES - 1) * ns
         following = base + SLOTS * ns if taped else 0
         for i in range(ns):
-            new, old = load(stages, (last + i) * WIDTH), load(stages, (base + i) * WIDTH)
+            new, old = load(stages, (final + i) * WIDTH), load(stages, (base + i) * WIDTH)
             store(stages, (following + i) * WIDTH, lane_where_less(square, limit, new, old))
             new, old = load(k, ((STAGES - 1) * ns + i) * WIDTH), load(k, i * WIDTH)
             store(k, i * WIDTH, lane_where_less(square, limit, new, old))
@@ -394,7 +402,6 @@ def forward(
 def backward(
     model: Any,
     attempts: int,
-    order: Any,
     theta: Any,
     ev_code: Any,
     n_ev: Any,
@@ -411,6 +418,9 @@ def backward(
     ob_x: Any,
     g_y: Any,
     g_h: Any,
+    route: Any,
+    end_h: Any,
+    last: Any,
     grad: Any,
     status: Any,
 ) -> None:
@@ -428,46 +438,71 @@ def backward(
     cc = np.empty(nc)
     ob = np.full(WIDTH, -1)
     ev = np.full(WIDTH, -1)
-    for lane in range(order.size):
-        if status[order[lane]] == SOLVED:
-            ob[lane] = n_ob[order[lane]] - 1
-            ev[lane] = n_ev[order[lane]] - 1
-            while ev[lane] >= 0 and ev_step[order[lane], ev[lane]] < -1:
-                ev[lane] -= 1
+    patient = np.full(WIDTH, -1)
     for it in range(attempts - 1, -2, -1):
-        for lane in range(order.size):
-            p = order[lane]
-            if status[p] != SOLVED:
-                continue
-            while ob[lane] >= 0 and ob_step[p, ob[lane]] == it and ob_x[p, ob[lane]] == DIRECT:
+        for lane in range(WIDTH):
+            while True:
+                p = patient[lane]
+                if p < 0:  # come to the end of the lane's last patient that is left
+                    p = last[lane]
+                    if p < 0:
+                        break
+                    patient[lane] = p
+                    ob[lane] = n_ob[p] - 1 if status[p] == SOLVED else -1
+                    ev[lane] = n_ev[p] - 1 if status[p] == SOLVED else -1
+                    while ev[lane] >= 0 and ev_step[p, ev[lane]] < -1:
+                        ev[lane] -= 1
+                    if status[p] == SOLVED:
+                        for i in range(nh):
+                            held[lane, i] = end_h[p, i]
+                        call(model[PREPARE], held[lane], theta[p], cc)
+                        put(c, 0, nc, lane, cc)
+                while ob[lane] >= 0 and ob_step[p, ob[lane]] == it and ob_x[p, ob[lane]] == DIRECT:
+                    for i in range(ns):
+                        lam[i * WIDTH + lane] += g_y[p, ob[lane], i]
+                    for i in range(nh):
+                        hb[lane, i] += g_h[p, ob[lane], i]
+                    ob[lane] -= 1
+                if ev[lane] >= 0 and ev_step[p, ev[lane]] == it:
+                    get(cb, 0, nc, lane, cc)
+                    call(model[PREPARE_PULLBACK], held[lane], theta[p], cc, hb[lane], grad[p])
+                    for i in range(nc):
+                        cb[i * WIDTH + lane] = 0.0
+                    get(lam, 0, ns, lane, y)
+                    while ev[lane] >= 0 and ev_step[p, ev[lane]] == it:
+                        e = ev[lane]
+                        call(
+                            model[JUMP_PULLBACK], ev_code[p, e], ev_y[p, e], ev_h[p, e], theta[p], y, hb[lane], grad[p]
+                        )
+                        for i in range(nh):
+                            held[lane, i] = ev_h[p, e, i]
+                        ev[lane] -= 1
+                    put(lam, 0, ns, lane, y)
+                    call(model[PREPARE], held[lane], theta[p], cc)
+                    put(c, 0, nc, lane, cc)
+                if route[p, 0] != it:
+                    break
+                if status[p] == SOLVED:
+                    get(cb, 0, nc, lane, cc)
+                    call(model[PREPARE_PULLBACK], held[lane], theta[p], cc, hb[lane], grad[p])
+                    get(lam, 0, ns, lane, y)
+                    call(model[START_PULLBACK], theta[p], y, hb[lane], grad[p])
                 for i in range(ns):
-                    lam[i * WIDTH + lane] += g_y[p, ob[lane], i]
-                for i in range(nh):
-                    hb[lane, i] += g_h[p, ob[lane], i]
-                ob[lane] -= 1
-            if ev[lane] >= 0 and ev_step[p, ev[lane]] == it:
-                get(cb, 0, nc, lane, cc)
-                call(model[PREPARE_PULLBACK], held[lane], theta[p], cc, hb[lane], grad[p])
+                    lam[i * WIDTH + lane] = 0.0
                 for i in range(nc):
                     cb[i * WIDTH + lane] = 0.0
-                get(lam, 0, ns, lane, y)
-                while ev[lane] >= 0 and ev_step[p, ev[lane]] == it:
-                    e = ev[lane]
-                    call(model[JUMP_PULLBACK], ev_code[p, e], ev_y[p, e], ev_h[p, e], theta[p], y, hb[lane], grad[p])
-                    for i in range(nh):
-                        held[lane, i] = ev_h[p, e, i]
-                    ev[lane] -= 1
-                put(lam, 0, ns, lane, y)
-                call(model[PREPARE], held[lane], theta[p], cc)
-                put(c, 0, nc, lane, cc)
+                for i in range(nh):
+                    hb[lane, i] = 0.0
+                last[lane] = route[p, 1]
+                patient[lane] = -1
         if it < 0:
             break
         base = it * SLOTS * ns
         h = hs[it * WIDTH : (it + 1) * WIDTH]
         t = ts[it * WIDTH : (it + 1) * WIDTH]
         touched = False
-        for lane in range(order.size):
-            p = order[lane]
+        for lane in range(WIDTH):
+            p = patient[lane]
             while ob[lane] >= 0 and ob_step[p, ob[lane]] == it:
                 j = ob[lane]
                 if not touched:
@@ -490,13 +525,6 @@ def backward(
                 for i in range(ns):
                     direct[i * WIDTH + lane] += y[i]
         attempt_pullback(model, stages, base, kb, yb, lam, direct, touched, c, cb, t, h, times)
-    for lane in range(order.size):
-        p = order[lane]
-        if status[p] == SOLVED:
-            get(cb, 0, nc, lane, cc)
-            call(model[PREPARE_PULLBACK], held[lane], theta[p], cc, hb[lane], grad[p])
-            get(lam, 0, ns, lane, y)
-            call(model[START_PULLBACK], theta[p], y, hb[lane], grad[p])
 
 
 @kernel
@@ -529,9 +557,15 @@ def loglik_grad(
     ns, nh, nt, nc = model[NS], model[NH], model[NT], model[NC]
     n, m = ob_time.shape
     e = max(ev_time.shape[1], 1)
-    stages = lane_room((max_steps + 1) * SLOTS * ns)
-    hs = lane_room(max_steps)
-    ts = lane_room(max_steps)
+    waves = max(1, (order.size + WAVE - 1) // WAVE)
+    wave = (order.size + waves - 1) // waves
+    room = max_steps * (wave // WIDTH + 1)  # however the patients fall into lanes
+    stages = lane_room((room + 1) * SLOTS * ns)
+    hs = lane_room(room)
+    ts = lane_room(room)
+    route = np.empty((n, 2), np.int64)
+    end_h = np.empty((n, nh))
+    last = np.empty(WIDTH, np.int64)
     c = lane_array(nc, 0.0)
     held = np.zeros((WIDTH, nh))
     ev_step = np.full((n, e), -2)
@@ -545,17 +579,18 @@ def loglik_grad(
     land = n >= 0  # not the constant, for which Numba would compile `forward` once more
     loglik.fill(0.0)
     grad.fill(0.0)
-    for first in range(0, order.size, WIDTH):
-        group = order[first : first + WIDTH]
+    for first in range(0, order.size, wave):
+        group = order[first : first + wave]
+        last.fill(-1)
         attempts = forward(
             model, group, theta, ev_time, ev_code, n_ev, ob_time, ob_kind, ob_family, ob_value, n_ob,
             tol, max_steps, land, stages, hs, ts, c, held,
-            ev_step, ev_y, ev_h, ob_step, ob_x, g_y, g_h, out, loglik, grad, status,
+            ev_step, ev_y, ev_h, ob_step, ob_x, g_y, g_h, route, end_h, last, out, loglik, grad, status,
         )  # fmt: skip
         if adjoint:
             backward(
-                model, attempts, group, theta, ev_code, n_ev, n_ob, stages, hs, ts, c, held,
-                ev_step, ev_y, ev_h, ob_step, ob_x, g_y, g_h, grad, status,
+                model, attempts, theta, ev_code, n_ev, n_ob, stages, hs, ts, c, held,
+                ev_step, ev_y, ev_h, ob_step, ob_x, g_y, g_h, route, end_h, last, grad, status,
             )  # fmt: skip
         for p in group:
             if status[p] == STEP_LIMIT or status[p] == STEP_TOO_SMALL:
@@ -618,7 +653,9 @@ def simulate(
             model, np.arange(b), theta[low:high], ev_time[low:high], ev_code[low:high], n_ev[low:high], ob_time,
             whole, whole, real, n_ob, tol, max_steps, land,
             lane_room(SLOTS * ns), np.empty(0), np.empty(0), lane_array(nc, 0.0), np.zeros((WIDTH, nh)),
-            ev_step, ev_y, ev_h, ob_step, np.empty((b, m)), g_y, g_h, out[low:high], loglik, grad, status[low:high],
+            ev_step, ev_y, ev_h, ob_step, np.empty((b, m)), g_y, g_h,
+            np.empty((1, 2), np.int64), np.empty((1, nh)), np.empty(1, np.int64),
+            out[low:high], loglik, grad, status[low:high],
         )  # fmt: skip
         for p in range(b):
             if status[low + p] == STEP_LIMIT or status[low + p] == STEP_TOO_SMALL:

@@ -290,6 +290,20 @@ class TestFailures:
         for found, good in zip((loglik, grad, status), wanted, strict=True):
             np.testing.assert_array_equal(found[others], good[others])
 
+    def test_a_failed_patient_hands_its_lane_on(self, one):
+        """More patients than one tape holds, some of whom fail at once and some on their way."""
+        rows = np.tile(np.arange(one.n), 6)
+        theta, bad = one.theta[rows], np.array([1, 2, 9, 17, 30, 31, 40])
+        theta[bad[:4], one.column("tg")] = np.nan
+        theta[bad[4:], one.column("KC")] = 0.0
+        many = Problem(one.kernel, theta, *[tuple(x[rows] for x in one.happenings)], *(x[rows] for x in one.records))
+        good = np.setdiff1d(np.arange(rows.size), bad)
+        found, wanted = many.evaluate(tol=1e-6, max_steps=1500), one.evaluate(tol=1e-6, max_steps=1500)
+        for mine, theirs in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(mine[good], theirs[rows][good])
+        assert np.all(found[0][bad] == -np.inf)
+        np.testing.assert_array_equal(found[1][bad], 0.0)
+
     def test_too_few_steps_for_anyone(self, one):
         loglik, grad, status = one.evaluate(max_steps=20)
         assert np.all(loglik == -np.inf)
