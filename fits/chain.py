@@ -1,6 +1,6 @@
 """One chain of the block sampler: its warm-up, its draws, and its state, to go on from after whatever happened."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -109,9 +109,9 @@ class Chain:
         found |= {f"statistic.{name}": np.array(values) for name, values in self.statistics.items()}
         found["done"] = np.array([self.warmed, self.drawn, self._archived])
         found["kept"] = self.kept[: self.drawn]
-        found["visited"] = np.array(self._visited).reshape(-1, *self.sampler.b.shape)
-        found["marks.h"] = np.array([h for h, _ in self._marks]).reshape(-1, self.sampler.h.size)
-        found["marks.b"] = np.array([b for _, b in self._marks]).reshape(-1, *self.sampler.b.shape)
+        found["visited"] = _stacked(self._visited, self.sampler.b)
+        found["marks.h"] = _stacked([h for h, _ in self._marks], self.sampler.h)
+        found["marks.b"] = _stacked([b for _, b in self._marks], self.sampler.b)
         return found
 
     def restore(self, state: State) -> None:
@@ -188,6 +188,11 @@ def sample_chain(
 
 def _under(prefix: str, state: State) -> Mapping[str, NDArray[Any]]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _stacked(arrays: Sequence[Floats], like: Floats) -> Floats:
+    """Arrays of one shape along a new first dimension, even if there are none, or nothing is in them."""
+    return np.reshape(np.array(arrays, dtype=np.float64), (len(arrays), *like.shape))
 
 
 def _over_sweeps(name: str, values: list[float]) -> float:

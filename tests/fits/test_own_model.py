@@ -244,10 +244,11 @@ class TestRun:
             from_run(pk_run, rng=np.random.default_rng(1), products=())
 
 
-def test_a_single_series_without_random_effects_and_with_absolute_error(tmp_path):
-    """One patient, nothing that varies, negative values: the population alone is sampled."""
+def test_a_single_series_without_random_effects_and_with_absolute_error(tmp_path, monkeypatch):
+    """One patient, nothing that varies, negative values: the population alone is sampled, and its state saved."""
     from reinfuse.fits.fitting import fit
 
+    monkeypatch.setattr("reinfuse.fits.fitting.SAVE_SECONDS", 0.0)
     model = replace(own_models.decay(), parameters=[replace(row, iiv=0.0) for row in own_models.decay().parameters])
     data = data_from_frame(decay_rows(), model=model)
     settings = Settings(draws=200, tune=200, chains=2, seed=1)
