@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 import typer
 
-from reinfuse.fits.repeat import Recipe
 from reinfuse.fits.run import CHAINS_FOLDER, COHORT_FILE, POSTERIOR_FILE, RunFolder, sha256_of
 from reinfuse.scripts import main
 from reinfuse.scripts._shell import ExitCode, guarded
@@ -86,6 +85,8 @@ class TestRepeat:
 
     def test_other_draws_are_not_called_the_same(self, finished, table, tmp_path, monkeypatch):
         monkeypatch.setattr("reinfuse.scripts.diagnose.judge", lambda run, console: None)
+        from reinfuse.fits.repeat import Recipe
+
         other = tmp_path / "other"
         assert fit(table, "--out", other, *SHORT[:-1], "6") == ExitCode.DONE
         assert not Recipe.of(finished[0]).same_draws(RunFolder.open(other))
@@ -100,6 +101,8 @@ class TestRepeat:
         assert "give COHORT.csv, or --repeat RUN" in " ".join(capsys.readouterr().err.split())
 
     def test_other_versions_are_named(self, finished, tmp_path):
+        from reinfuse.fits.repeat import Recipe
+
         copy = tmp_path / "copy"
         shutil.copytree(finished[0], copy)
         written = json.loads((copy / "run.json").read_text())
