@@ -558,7 +558,7 @@ def loglik_grad(
     n, m = ob_time.shape
     e = max(ev_time.shape[1], 1)
     waves = max(1, (order.size + WAVE - 1) // WAVE)
-    wave = (order.size + waves - 1) // waves
+    wave = max(1, (order.size + waves - 1) // waves)
     room = max_steps * (wave // WIDTH + 1)  # however the patients fall into lanes
     stages = lane_room((room + 1) * SLOTS * ns)
     hs = lane_room(room)

@@ -257,6 +257,11 @@ class TestValues:
         np.testing.assert_array_equal(grad, wanted[1])
         np.testing.assert_array_equal(failures, [n, 0, 0, 0, 0])
 
+    def test_nobody_to_evaluate(self, one):
+        loglik, grad, _ = one.evaluate(order=np.empty(0, dtype=np.int64))
+        np.testing.assert_array_equal(loglik, 0.0)
+        np.testing.assert_array_equal(grad, 0.0)
+
     def test_a_patient_without_records_has_log_likelihood_zero(self, one):
         empty = Problem(one.kernel, one.theta, one.happenings, *one.records[:4], np.zeros_like(one.count))
         loglik, grad, status = empty.evaluate()
