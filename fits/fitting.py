@@ -16,6 +16,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from reinfuse.model.define import Model
+from reinfuse.model.errors import ReinfuseError
 
 from .blocks import State
 from .cohort import Cohort
@@ -151,10 +152,15 @@ def fit(
     Raises
     ------
     ReinfuseError
-        If the folder may not be written, or the cohort cannot be fitted.
+        If the folder may not be written, a file that is given lies in a run to be written over, or the cohort cannot be
+        fitted.
     """
     specification, settings = specification or Specification(), settings or Settings()
     RunFolder.check(out, resume=resume, overwrite=overwrite)
+    files = {MODEL_FILE: model_file, PRODUCTS_FILE: products_file}
+    for given in (source, *files.values()) if overwrite and not resume else ():
+        if given is not None and given.resolve().parent == Path(out).resolve():
+            raise ReinfuseError(f"{given} lies in {out}, which --force would clear first. Name another folder.")
     described = {} if model is None else describe(model).to_json()
     structure = {"model": "bcma", "options": "real", "variant": specification.variant}
     if model is not None:
@@ -179,7 +185,7 @@ def fit(
             record["own_model"] = described
         run.write_provenance(provenance(status="running", wall_seconds=clock.seconds, **record))
         run.write_cohort(source if source is not None else cohort.table)
-        for name, given in ((MODEL_FILE, model_file), (PRODUCTS_FILE, products_file)):
+        for name, given in files.items():
             if given is not None:
                 run.write_copy(name, given)
         with _ending(run):

@@ -6,6 +6,8 @@ from typing import Self
 
 import numpy as np
 
+from reinfuse.model.errors import ReinfuseError
+
 from .run import COHORT_FILE, MODEL_FILE, PRODUCTS_FILE, RunFolder, git_revision, versions
 from .sampling import Settings
 
@@ -42,16 +44,21 @@ class Recipe:
         Raises
         ------
         ReinfuseError
-            If the folder is no run, or a file in it was changed.
+            If the folder is no run, the run is not finished, or a file in it was changed.
         """
         run = RunFolder.open(path)
         written = run.provenance
+        if written["status"] != "done":
+            raise ReinfuseError(
+                f"the run in {path} is not finished (status: {written['status']}), so there are no draws to compare "
+                "with. Finish it with `reinfuse fit … --resume` first."
+            )
         model, products = (path / name if (path / name).is_file() else None for name in (MODEL_FILE, PRODUCTS_FILE))
         settings = Settings(**written["settings"])
         variant = "no-exhaustion" if model is not None else str(written["variant"])
         return cls(run, path / COHORT_FILE, model, products, variant, settings)
 
-    def elsewhere(self) -> list[str]:
+    def differences(self) -> list[str]:
         """What is not as it was when the run was made: versions, and the revision of the source."""
         written = self.run.provenance
         then, now = written["versions"], versions()

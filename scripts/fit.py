@@ -89,7 +89,7 @@ def command(
         recipe = Recipe.of(repeat)
         cohort, products, variant, settings = recipe.cohort, recipe.products, recipe.variant, recipe.settings
         model = "bcma" if recipe.model is None else str(recipe.model)
-        for difference in recipe.elsewhere():
+        for difference in recipe.differences():
             console.print(f"Not as it was: {difference}. The draws may differ.")
     if cohort is None:
         raise ReinfuseError("no cohort is named; give COHORT.csv, or --repeat RUN")
