@@ -39,7 +39,7 @@ from .results import (
     predictions,
     prior_draws,
 )
-from .run import MODEL_FILE, PRODUCTS_FILE, RunFolder, provenance, settings_hash
+from .run import MODEL_FILE, PRODUCTS_FILE, RunFolder, provenance, settings_hash, sha256_of
 from .sampling import Settings, sample, sampler_name
 
 type Floats = NDArray[np.float64]
@@ -195,8 +195,9 @@ def fit(
     clock.stop("compile")
     with _ending(run):
         identity = settings.as_dict() | asdict(specification)
-        identity |= {"cohort": cohort.sha256, "kernel": problem.kernel.module.__name__}
-        identity |= {"own_model": described} if described else {}
+        compiled = [text.__name__ for text in (problem.kernel.module, problem.kernel.solver)]
+        identity |= {"cohort": cohort.sha256, "kernel": compiled, "own_model": described}
+        identity |= {"products": sha256_of(products_file)} if products_file else {}
         solver = _fill(run, problem, log_density, settings, settings_hash(identity), clock, cores, resume, progress)
         content = provenance(status="done", wall_seconds=clock.seconds, **(record | solver))
         run.write_provenance(content | {"files": run.provenance.get("files", {})})

@@ -461,7 +461,7 @@ class RunFolder:
             `settings_hash` of the fit, so that another fit does not take this chain for its own.
         """
         tree = draws.copy() if isinstance(draws, xr.DataTree) else xr.DataTree(draws)
-        tree.attrs = {**tree.attrs, "settings_hash": settings, "chain": int(chain)}
+        tree.attrs = {**tree.attrs, SETTINGS_KEY: settings, "chain": int(chain)}
         (self.path / CHAINS_FOLDER).mkdir(exist_ok=True)
         name = f"{CHAINS_FOLDER}/chain-{chain}.nc"
         self._write(name, lambda temporary: _write_tree(tree, temporary))
@@ -493,7 +493,7 @@ class RunFolder:
                 attributes = _read_tree(file).attrs
             except ReinfuseError:
                 continue
-            if attributes.get("settings_hash") == settings and "chain" in attributes:
+            if attributes.get(SETTINGS_KEY) == settings and "chain" in attributes:
                 found.append(int(attributes["chain"]))
         return sorted(found)
 

@@ -21,13 +21,13 @@ from reinfuse.model.simulate import Status, solved
 
 from . import chain as block_chain
 from .blocks import State
+from .chain import Tick
 from .coordinates import Coordinates
 from .geometry import Posterior
 from .likelihood_op import LogDensity
 from .problem import Problem
 
 type Floats = NDArray[np.float64]
-type Tick = Callable[[int], None]
 
 SAMPLERS: Final = ("blocks", "nutpie")
 STATISTICS: Final = ("diverging", "n_steps", "step_size", "energy", "logp", "mean_tree_accept")
