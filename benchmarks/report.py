@@ -68,7 +68,7 @@ def number(value: float | None) -> str:
     """Two significant digits, or a dash."""
     if value is None:
         return "–"
-    return f"{value:.2g}" if value < 100 else f"{value:,.0f}"
+    return f"{value:.2g}" if value < 99.5 else f"{value:,.0f}"
 
 
 def spread_of(us: Mapping[str, float]) -> str:
