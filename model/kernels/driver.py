@@ -59,7 +59,8 @@ def loglik_grad(
     e = max(ev_time.shape[1], 1)
     waves = max(1, (order.size + WAVE - 1) // WAVE)
     wave = max(1, (order.size + waves - 1) // waves)
-    room = max_steps * (wave // WIDTH + 1)  # however the patients fall into lanes
+    # however the patients fall into lanes; who has no steps left may still arrive at events, and at the end
+    room = (max_steps + e + 1) * (wave // WIDTH + 1)
     stages = lane_room((room + 1) * SLOTS * ns)
     hs = lane_room(room)
     ts = lane_room(room)
