@@ -1,29 +1,25 @@
-"""Hamiltonian Monte Carlo within Gibbs: every patient has a step size of its own.
+"""Hamiltonian Monte Carlo in blocks: everything at once, and every patient with a step size of its own.
 
 NUTS has one step size for everyone, and the oddest patient of a cohort sets it. But given the population, patients are
 independent. A sweep has four moves, each of which leaves the posterior invariant:
 
-1. *Patients*: each takes a Hamiltonian trajectory of its deviations given the population, all in one kernel call, with
-   its own step size and its own acceptance. Patients whose geometry allows only short steps take further ones. Then
-   each jumps, by its own states of the warm-up (see `Archive`) or within its prior.
-2. *Spread*: given every patient's own parameters (population value plus deviation), the likelihood no longer speaks:
+1. *Joint*: a Hamiltonian trajectory of population and patients, on which the few patients whose geometry allows only
+   short steps take finer ones (see `joint`).
+2. *Patients*: each takes a trajectory of its deviations given the population, with its own step size and its own
+   acceptance.
+3. *Jumps*: each patient jumps by its own states of the warm-up (see `archive`), the more often the less often it gets
+   away, and within its prior.
+4. *Spread*: given every patient's own parameters (population value plus deviation), the likelihood no longer speaks:
    population values that vary between patients are a Gaussian regression (drawn exactly), the spreads omega one
    dimensional (Metropolis steps from a close approximation). This costs no solve.
-3. *Shared*: population values that do not vary between patients take a Hamiltonian trajectory on which each patient's
-   own values move along by their linear response (see `geometry`): the mean response moves the population values, the
-   rest the deviations; a shear with unit Jacobian.
-4. *Scale*: the logarithms of omega take a Hamiltonian trajectory on which each patient's deviations are scaled, the
-   less the better its data inform them. With move 2 this mixes for well and for badly informed effects alike
-   (interweaving of a sufficient and an ancillary augmentation, Yu & Meng 2011).
 
-Patients and shared values take turns three times a sweep, for they hold each other; the rest once or after each turn.
-The work grows linearly with the number of patients. Step sizes and masses adapt during warm-up only.
+The work grows linearly with the number of patients. Step sizes, scales and counts adapt during warm-up only.
 """
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 import numpy as np
@@ -31,27 +27,30 @@ from numpy.typing import NDArray
 
 from reinfuse.model.kernels.lanes import WIDTH
 
-from .archive import Archive, within_prior
-from .coordinates import Coordinates, Floats, LogDensity
+from .archive import Archive, independent, within_prior
+from .conditional import Conditional
+from .coordinates import Coordinates, Floats
 from .geometry import Posterior
+from .joint import Joint
 
 #: Arrays by name, as they go to a file.
 type State = Mapping[str, NDArray[Any]]
 
 PATIENT_LEAPFROGS: Final = 5
-PATIENT_LONGEST: Final = 0.45  # of a step, in units of a patient's site: a trajectory of about 2
-SHARED_LEAPFROGS: Final = 4
-SHARED_LONGEST: Final = 0.6
-SCALE_LEAPFROGS: Final = 4
-SCALE_LONGEST: Final = 0.5
-TARGET: Final = 0.85  # acceptance
-HARD: Final = 0.3  # patients with shorter steps take further trajectories
-FURTHER: Final = 2
+PATIENT_LONGEST: Final = 0.6  # of a step, in units of a patient's site
+JOINT_STEPS: Final = 10
+JOINT_LONGEST: Final = 0.8
+JOINT_TARGET: Final = 0.65
+TARGET: Final = 0.85  # acceptance of patients
 SPREAD_STEPS: Final = 3
-JUMPS: Final = 2  # of each kind
+JUMPS: Final = (1, 4, 16)  # to earlier states: least, at first, most
+SUCCESSES: Final = 0.6  # of those, wanted
+LOCAL: Final = 2  # jumps along differences, and within the prior
+LOCAL_OF_STUCK: Final = 4  # further ones of those who rarely get away
 DIVERGENT: Final = 1000.0  # energy error that counts as a divergence, as in Stan
-CURVATURE_STEP: Final = 1e-3
-ADAPTED: Final = ("steps", "shared_step", "scale_step")  # step sizes of a sampler
+WIDER: Final = 2.0  # than the curvature says, population values are taken to be at first
+ADAPTED: Final = ("steps", "joint_step")  # step sizes of a sampler
+KEPT: Final = ("h", "b", "freed", "copies", "stuck")  # arrays of a sampler's state
 
 
 @dataclass
@@ -61,6 +60,7 @@ class DualAveraging:
     step: Floats
     longest: float
     target: float = TARGET
+    calm: float = 0.05  # the larger the less a single acceptance counts
     _mean: Floats = field(init=False)
     _error: Floats = field(init=False)
     _smooth: Floats = field(init=False)
@@ -75,7 +75,7 @@ class DualAveraging:
         self._count += 1
         gain = 1.0 / (self._count + 10.0)
         self._error = (1.0 - gain) * self._error + gain * (self.target - chance)
-        log_step = np.minimum(self._mean - np.sqrt(self._count) / 0.05 * self._error, np.log(self.longest))
+        log_step = np.minimum(self._mean - np.sqrt(self._count) / self.calm * self._error, np.log(self.longest))
         log_step = np.maximum(log_step, np.log(1e-4))
         weight = self._count**-0.75
         self._smooth = weight * log_step + (1.0 - weight) * self._smooth
@@ -123,49 +123,35 @@ def regressions(posterior: Posterior) -> list[Regression]:
     return found
 
 
-@dataclass(frozen=True)
-class Following:
-    """What moves with the shared values: population values (moved, shared), patients' deviations (n, q, shared)."""
-
-    population: Floats
-    deviations: Floats
-
-
 @dataclass
 class Sampler:
     """One chain: population ``h``, deviations ``b``, and what it has learnt."""
 
     posterior: Posterior
-    coordinates: Coordinates
-    log_density: LogDensity
+    joint: Joint
     rng: np.random.Generator
     h: Floats
     b: Floats
     steps: DualAveraging
-    shared_step: DualAveraging
-    scale_step: DualAveraging
+    joint_step: DualAveraging
     models: list[Regression] = field(init=False)
-    carriers: Floats = field(init=False)
-    freedom: Floats = field(init=False)
     archive: Archive | None = field(default=None, init=False)
-    shared: NDArray[np.int64] = field(init=False)
-    moved: NDArray[np.int64] = field(init=False)
-    mass_root: Floats = field(init=False)
+    freed: Floats = field(init=False)
+    tried: int = field(default=0, init=False)
+    copies: NDArray[np.int64] = field(init=False)
+    stuck: NDArray[np.int64] = field(init=False)
     _known: tuple[Floats, Floats] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.models = regressions(self.posterior)
-        self.moved = np.concatenate([np.empty(0, dtype=np.int64), *(m.columns for m in self.models)])
-        self.shared = np.setdiff1d(np.arange(self.h.size), np.concatenate([self.moved, self.posterior.log_sd]))
-        self.carriers = np.zeros((*self.b.shape, self.moved.size))
-        at = 0
-        for model in self.models:
-            self.carriers[:, model.effect, at : at + model.columns.size] = model.matrix
-            at += model.columns.size
-        self.mass_root = np.eye(self.shared.size)
-        prior = np.exp(-2.0 * self.h[self.posterior.log_sd])
-        covariance = np.linalg.inv(self.coordinates.sites.precision + np.diag(prior))
-        self.freedom = np.clip(np.einsum("nqq->nq", covariance) * prior, 0.0, 1.0)
+        self.freed = np.zeros(len(self.b))
+        self.copies = np.full(len(self.b), JUMPS[1])
+        self.stuck = np.arange(min(WIDTH, len(self.b)))
+
+    @property
+    def coordinates(self) -> Coordinates:
+        """In which the chain moves."""
+        return self.joint.coordinates
 
     # ------------------------------------------------------------------ state
 
@@ -173,7 +159,13 @@ class Sampler:
         """All that changes as the chain goes on, but for the archive, which is made of states that were visited."""
         generator = json.dumps(self.rng.bit_generator.state).encode()
         found: dict[str, NDArray[Any]] = {"rng": np.frombuffer(generator, dtype=np.uint8)}
-        found |= {"h": self.h, "b": self.b, "mass": self.mass_root, "freedom": self.freedom}
+        found |= {name: getattr(self, name) for name in KEPT}
+        found |= {
+            "tried": np.array(self.tried),
+            "scale": self.coordinates.scale,
+            "hard": self.joint.hard,
+            "speed": self.joint.speed,
+        }
         if self._known is not None:
             found["known"], found["known_slope"] = self._known
         for name in ADAPTED:
@@ -184,15 +176,17 @@ class Sampler:
     def restore(self, state: State) -> None:
         """Go on from a `state`, bit for bit."""
         self.rng.bit_generator.state = json.loads(state["rng"].tobytes())
-        self.h, self.b, self.mass_root, self.freedom = (state[k].copy() for k in ("h", "b", "mass", "freedom"))
+        for name in KEPT:
+            setattr(self, name, state[name].copy())
+        self.tried = int(state["tried"])
+        self._rescale(state["scale"].copy())
+        self.joint.take(state["hard"].copy(), state["speed"].copy())
         self._known = (state["known"].copy(), state["known_slope"].copy()) if "known" in state else None
         for name in ADAPTED:
             adapted = getattr(self, name)
             for f in fields(adapted):
                 value = state[f"{name}.{f.name}"]
                 setattr(adapted, f.name, value.copy() if value.ndim else value.item())
-
-    # ------------------------------------------------------------------ patients
 
     def place(self, h: Floats, b: Floats) -> None:
         """Go to a state of which nothing is known yet."""
@@ -204,46 +198,123 @@ class Sampler:
             self._known = self.posterior.conditional(self.h).likelihood(self.b)
         return self._known
 
-    def patients(
-        self, tune: bool, further: NDArray[np.int64] | None = None, root: Floats | None = None
-    ) -> tuple[Floats, int]:
-        """A trajectory of every patient's deviations (or of some patients'), given the population."""
+    # ------------------------------------------------------------------ joint
+
+    def move_jointly(self, tune: bool) -> tuple[float, int]:
+        """A trajectory of population and patients."""
+        w = self.coordinates.joined(self.h, self.b)
+        momentum = self.rng.standard_normal(w.size)
+        step = float(self.joint_step.step[0]) * self.rng.uniform(0.6, 1.1)
+        start, end = self.joint.trajectory(w, momentum, step, JOINT_STEPS)
+        chance = math.exp(min(-end.error, 0.0))
+        if self.rng.uniform() < chance:
+            self.h, self.b = self.coordinates.parted(end.w)
+            self._known = end.loglik, end.slope
+        else:
+            self._known = start.loglik, start.slope
+        if tune:
+            self.joint_step.update(np.array([chance]))
+        return chance, int(end.error > DIVERGENT)
+
+    def learn_scale(self, visited: Floats) -> None:
+        """Take the population's covariance over states (count, d) as the scale of the joint move, shrunk."""
+        u = np.linalg.solve(self.coordinates.scale, (visited - visited.mean(axis=0)).T)
+        covariance, weight = u @ u.T / len(visited), len(visited) / (len(visited) + 4.0 * len(u))
+        shrunk = weight * covariance + (1.0 - weight) * np.diag(np.diag(covariance))
+        self._rescale(self.coordinates.scale @ np.linalg.cholesky(shrunk))
+
+    def _rescale(self, scale: Floats) -> None:
+        self.joint.coordinates = replace(self.coordinates, scale=scale)
+
+    # ------------------------------------------------------------------ patients
+
+    def patients(self, tune: bool) -> tuple[Floats, int]:
+        """A trajectory of every patient's deviations, given the population."""
         n, _ = self.b.shape
-        root = self.coordinates.roots(self.h) if root is None else root
         loglik, slope = self._likelihood()
-        density = self.posterior.conditional(self.h, further)
+        density = self.posterior.conditional(self.h)
         momentum = self.rng.standard_normal(self.b.shape)
         step = self.steps.step * self.rng.uniform(0.8, 1.2, n)
+        root = self.coordinates.roots(self.h)
         y, p, new, new_slope = density.trajectory(self.b, slope, momentum, step, root, PATIENT_LEAPFROGS)
         error = density.energy_error((self.b, momentum, loglik), (y, p, new))
         chance = np.exp(np.minimum(-error, 0.0))
         accepted = self.rng.uniform(size=n) < chance
-        if further is not None:
-            mine = np.zeros(n, dtype=bool)
-            mine[further] = True
-            accepted &= mine
-            error = np.where(mine, error, 0.0)
         self.b = np.where(accepted[:, None], y, self.b)
         self._known = np.where(accepted, new, loglik), np.where(accepted[:, None], new_slope, slope)
-        if tune and further is None:
+        if tune:
             self.steps.update(chance)
         return chance, int((error > DIVERGENT).sum())
 
-    def jumps(self) -> None:
+    def jumps(self, tune: bool) -> None:
         """Metropolis steps of every patient that need no smooth path: along ridges, over plateaus, between modes."""
         if self.archive is None:
             return
-        n = len(self.b)
         density = self.posterior.conditional(self.h)
+        mean, root = self.coordinates.given(self.h)
         loglik, _ = self._likelihood()
-        for propose in (self.archive.jump, self.archive.difference, within_prior) * JUMPS:
-            proposal, ratio = propose(self.b, np.exp(self.h[self.posterior.log_sd]), self.rng)
-            new = density.loglik(proposal)
-            with np.errstate(over="ignore", invalid="ignore"):
-                accepted = np.log(self.rng.uniform(size=n)) < new - loglik + ratio
-            self.b = np.where(accepted[:, None], proposal, self.b)
-            loglik = np.where(accepted, new, loglik)
+        loglik = self._to_earlier_states(self.archive, density, mean, root, loglik, tune)
+        everyone = np.arange(len(self.b))
+        for who, times in ((everyone, LOCAL), (self.stuck, LOCAL_OF_STUCK)):
+            density = self.posterior.conditional(self.h, who)
+            for _ in range(times):
+                loglik = self._along_a_difference(self.archive, density, who, mean, root, loglik)
+                loglik = self._within_prior(density, who, loglik)
         self._known = None
+
+    def _along_a_difference(
+        self, archive: Archive, density: Conditional, who: NDArray[np.int64], mean: Floats, root: Floats, loglik: Floats
+    ) -> Floats:
+        """Some patients go along a difference of two earlier states; log-likelihoods where they end."""
+        z = archive.difference(self.coordinates.standardised(self.h, self.b), self.rng)
+        proposal = mean + np.einsum("nqr,nr->nq", root, z)
+        new = density.loglik(proposal)
+        with np.errstate(invalid="ignore"):
+            gain = density.value(proposal, new) - density.value(self.b, loglik)
+        return self._accept(who, proposal, new, gain, loglik)
+
+    def _within_prior(self, density: Conditional, who: NDArray[np.int64], loglik: Floats) -> Floats:
+        """Some patients move one deviation within its prior; log-likelihoods where they end."""
+        proposal = within_prior(self.b, np.exp(self.h[self.posterior.log_sd]), self.rng)
+        new = density.loglik(proposal)
+        with np.errstate(invalid="ignore"):
+            return self._accept(who, proposal, new, new - loglik, loglik)
+
+    def _accept(self, who: NDArray[np.int64], proposal: Floats, new: Floats, gain: Floats, loglik: Floats) -> Floats:
+        """Metropolis' choice of some patients, given what each gains in log density; log-likelihoods after it."""
+        accepted = np.zeros(len(self.b), dtype=bool)
+        accepted[who] = (np.log(self.rng.uniform(size=len(self.b))) < gain)[who]
+        self.b = np.where(accepted[:, None], proposal, self.b)
+        return np.where(accepted, new, loglik)
+
+    def _to_earlier_states(
+        self, archive: Archive, density: Conditional, mean: Floats, root: Floats, loglik: Floats, tune: bool
+    ) -> Floats:
+        """Each patient goes through `copies` proposals from its archive; log-likelihoods where they end."""
+        everyone = np.arange(len(self.b))
+        who = np.repeat(everyone, self.copies)
+        z = archive.draw(who, self.rng)
+        b = mean[who] + np.einsum("mqr,mr->mq", root[who], z)
+        new = density.logliks(b, who)
+        here = self.coordinates.standardised(self.h, self.b)
+        now = density.value(self.b, loglik) - archive.log_density(here, everyone)
+        weights = density.value(b, new) - archive.log_density(z, who)
+        taken = independent(now, weights, self.copies, np.log(self.rng.uniform(size=who.size)))
+        gone = taken >= 0
+        if tune:
+            self.freed += gone
+            self.tried += 1
+        self.b = np.where(gone[:, None], b[taken], self.b)
+        return np.where(gone, new[taken], loglik)
+
+    def learn_copies(self) -> None:
+        """Give each patient so many jumps that about one of them succeeds."""
+        if self.tried:
+            least, _, most = JUMPS
+            rate = -np.log1p(-(self.freed + 0.5) / (self.tried + 1.0)) / self.copies  # of one jump
+            self.copies = np.clip(np.rint(SUCCESSES / rate), least, most).astype(np.int64)
+            self.stuck = np.sort(np.argsort(rate, kind="stable")[:WIDTH]).astype(np.int64)
+        self.freed, self.tried = np.zeros(len(self.b)), 0
 
     # ------------------------------------------------------------------ spread
 
@@ -295,152 +366,22 @@ class Sampler:
                 now = new
         return now
 
-    # ------------------------------------------------------------------ shared
-
-    def _following(self) -> Following:
-        """How everything else follows the shared values, were the posterior Gaussian around the sites.
-
-        Patient ``i`` given the population: ``T_i b_i = -F_i shared - P_i X_i gamma`` with ``T_i = P_i + prior``. The
-        population values gamma of the random effects, given the patients: ``sum_i X_i' prior b_i = prior of gamma``.
-        """
-        sites, moved = self.coordinates.sites, self.moved
-        prior = np.exp(-2.0 * self.h[self.posterior.log_sd])
-        total = sites.precision + np.diag(prior)
-        by_shared = -np.linalg.solve(total, sites.cross[:, :, self.shared])
-        by_moved = -np.linalg.solve(total, sites.precision @ self.carriers)
-        pull = self.carriers * prior[:, None]
-        inner = np.diag(self.posterior.prior_sd[moved] ** -2) - np.einsum("nqc,nqd->cd", pull, by_moved)
-        population = np.linalg.solve(inner, np.einsum("nqc,nqs->cs", pull, by_shared))
-        return Following(population, by_shared + by_moved @ population)
-
-    def _sheared(self, delta: Floats, following: Following) -> tuple[Floats, Floats]:
-        """The state after a step of the shared values."""
-        h = self.h.copy()
-        h[self.shared] += delta
-        h[self.moved] += following.population @ delta
-        return h, self.b + following.deviations @ delta
-
-    def _shared_density(self, following: Following) -> Callable[[Floats], tuple[float, Floats]]:
-        lay = self.coordinates.layout
-
-        def evaluate(delta: Floats) -> tuple[float, Floats]:
-            h, b = self._sheared(delta, following)
-            x = np.empty(lay.size)
-            x[lay.hyper], x[lay.block] = h, b
-            value, gradient = self.log_density(x)
-            g_h, g_b = gradient[lay.hyper], gradient[lay.block]
-            slope = g_h[self.shared] + following.population.T @ g_h[self.moved]
-            return value, slope + np.einsum("nqs,nq->s", following.deviations, g_b)
-
-        return evaluate
-
-    def learn_mass(self, states: list[tuple[Floats, Floats]]) -> None:
-        """Mass of the shared move: its curvature, the median over states, for at one of them it may be absurd."""
-        size = self.shared.size
-        keep = self.h, self.b, self._known
-        curvature = np.zeros((len(states), size, size))
-        for at, (h, b) in enumerate(states):
-            self.place(h, b)
-            density = self._shared_density(self._following())
-            for k in range(size):
-                e = np.zeros(size)
-                e[k] = CURVATURE_STEP * min(1.0, float(self.posterior.prior_sd[self.shared[k]]))
-                up, down = density(e)[1], density(-e)[1]
-                curvature[at, :, k] = (down - up) / (2.0 * e[k])
-        self.h, self.b, self._known = keep
-        typical = np.median(np.nan_to_num(curvature), axis=0)
-        values, vectors = np.linalg.eigh(0.5 * (typical + typical.T))
-        floor = 1.0 / float(self.posterior.prior_sd[self.shared].max()) ** 2
-        self.mass_root = vectors / np.sqrt(np.maximum(np.abs(values), floor))
-
-    def _trajectory(
-        self, density: Callable[[Floats], tuple[float, Floats]], mass_root: Floats, adapt: DualAveraging, count: int
-    ) -> tuple[Floats, float, float]:
-        """A Hamiltonian trajectory from 0; returns its end, the acceptance probability and the energy error."""
-        step = float(adapt.step[0]) * self.rng.uniform(0.5, 1.1)
-        momentum: Any = self.rng.standard_normal(mass_root.shape[1])
-        value, g = density(np.zeros(mass_root.shape[0]))
-        delta: Any = np.zeros(mass_root.shape[0])
-        p: Any = momentum
-        v = value
-        with np.errstate(over="ignore", invalid="ignore"):  # what runs away is rejected by its energy
-            for _ in range(count):
-                p = p + 0.5 * step * (mass_root.T @ g)
-                delta = delta + step * (mass_root @ p)
-                v, g = density(delta)
-                if not np.isfinite(v):
-                    break
-                p = p + 0.5 * step * (mass_root.T @ g)
-            error = value - 0.5 * float(momentum @ momentum) - v + 0.5 * float(p @ p)
-        error = np.inf if np.isnan(error) else error
-        return delta, float(np.exp(min(-error, 0.0))), error
-
-    def move_shared(self, tune: bool) -> tuple[float, int]:
-        """A trajectory of the shared values; the patients follow."""
-        following = self._following()
-        density = self._shared_density(following)
-        delta, chance, error = self._trajectory(density, self.mass_root, self.shared_step, SHARED_LEAPFROGS)
-        if self.rng.uniform() < chance:
-            self.place(*self._sheared(delta, following))
-        if tune:
-            self.shared_step.update(np.array([chance]))
-        return chance, int(error > DIVERGENT)
-
-    def move_scale(self, tune: bool) -> tuple[float, int]:
-        """A trajectory of the log-spreads; deviations are scaled as far as the prior rules them."""
-        lay, log_sd = self.coordinates.layout, self.posterior.log_sd
-        if log_sd.size == 0:  # nothing varies between patients
-            return 1.0, 0
-        places, index = np.unique(log_sd, return_inverse=True)
-        jacobian = np.bincount(index, weights=self.freedom.sum(axis=0))
-
-        def state(delta: Floats) -> tuple[Floats, Floats]:
-            h = self.h.copy()
-            h[places] += delta
-            return h, self.b * np.exp(self.freedom * delta[index])
-
-        def density(delta: Floats) -> tuple[float, Floats]:
-            h, b = state(delta)
-            x = np.empty(lay.size)
-            x[lay.hyper], x[lay.block] = h, b
-            value, gradient = self.log_density(x)
-            by_scale = (gradient[lay.block] * b * self.freedom).sum(axis=0)
-            slope = gradient[lay.hyper][places] + np.bincount(index, weights=by_scale) + jacobian
-            return value + float(jacobian @ delta), slope
-
-        width = np.diag(1.0 / np.sqrt(2.0 * self.b.shape[0] + self.posterior.prior_sd[places] ** -2))
-        delta, chance, error = self._trajectory(density, width, self.scale_step, SCALE_LEAPFROGS)
-        if self.rng.uniform() < chance:
-            self.place(*state(delta))
-        if tune:
-            self.scale_step.update(np.array([chance]))
-        return chance, int(error > DIVERGENT)
-
     def sweep(self, tune: bool) -> dict[str, float]:
         """All moves."""
-        chance, divergent = self.patients(tune)
+        accepted, divergent = self.move_jointly(tune)
         self.spread()
-        hard = np.flatnonzero(self.steps.step < HARD)
-        worst = hard[np.argsort(self.steps.step[hard])][: 2 * WIDTH].astype(np.int64)
-        if worst.size:
-            root = self.coordinates.roots(self.h)
-            for _ in range(FURTHER):
-                divergent += self.patients(False, worst, root)[1]
-        self.jumps()
-        accepted, more = self.move_shared(tune)
+        chance, more = self.patients(tune)
+        self.jumps(tune)
+        self.spread()
         divergent += more + self.patients(tune)[1]
         self.spread()
-        divergent += self.move_scale(tune)[1] + self.move_shared(tune)[1]
-        divergent += self.patients(tune)[1]
-        self.spread()
-        divergent += self.move_shared(tune)[1]
         return {
             "diverging": float(divergent > 0),
             "divergent_trajectories": float(divergent),
-            "trajectories": float(3 * self.b.shape[0] + FURTHER * worst.size + 4),
-            "n_steps": float(3 * SHARED_LEAPFROGS + SCALE_LEAPFROGS + 3 * PATIENT_LEAPFROGS + 3 * JUMPS),
-            "step_size": float(self.shared_step.step[0]),
+            "trajectories": float(self.b.shape[0] + 1),
+            "n_steps": float(JOINT_STEPS + PATIENT_LEAPFROGS),
+            "step_size": float(self.joint_step.step[0]),
             "mean_tree_accept": accepted,
-            "patient_accept": float(chance.mean()),
-            "smallest_patient_step": float(self.steps.step.min()),
+            "patient_accept": float(chance.mean()) if chance.size else 1.0,
+            "smallest_patient_step": float(self.steps.step.min()) if chance.size else 1.0,
         }

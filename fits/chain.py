@@ -1,7 +1,7 @@
 """One chain of the block sampler: its warm-up, its draws, and its state, to go on from after whatever happened."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -9,15 +9,15 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from .archive import Archive
-from .blocks import PATIENT_LONGEST, SCALE_LONGEST, SHARED_LONGEST, DualAveraging, Sampler, State
-from .coordinates import Coordinates, Floats, LogDensity
+from .blocks import JOINT_LONGEST, JOINT_TARGET, PATIENT_LONGEST, WIDER, DualAveraging, Sampler, State
+from .coordinates import Coordinates, Floats
 from .geometry import Posterior
 
 type Tick = Callable[[int], None]
 #: Offered the state at every draw and sweep of the warm-up; calls for it when it wants to keep it.
 type Save = Callable[[Callable[[], State]], None]
 
-MASS_STATES: Final = 7
+LEARN: Final = (1 / 6, 1 / 3, 1 / 2, 3 / 4, 1)  # parts of the warm-up after which the chain learns from it
 
 
 @dataclass
@@ -40,9 +40,8 @@ class Chain:
     drawn: int = field(default=0, init=False)
     kept: Floats = field(init=False)
     statistics: dict[str, list[float]] = field(default_factory=dict, init=False)
-    _visited: list[Floats] = field(default_factory=list, init=False)  # patients' states, for the archive
+    _visited: list[tuple[Floats, Floats]] = field(default_factory=list, init=False)  # populations, patients' z
     _archived: int = field(default=0, init=False)
-    _marks: list[tuple[Floats, Floats]] = field(default_factory=list, init=False)  # states at which to learn the mass
 
     def __post_init__(self) -> None:
         self.kept = np.empty((self.draws, self.sampler.coordinates.layout.size))
@@ -54,8 +53,6 @@ class Chain:
 
     def run(self, tick: Tick, save: Save) -> xr.Dataset:
         """All that is left of it; what `sample_chain` returns."""
-        if self.sweeps == 0:
-            self.sampler.learn_mass([(self.sampler.h, self.sampler.b)])
         while self.warmed < self.tune:
             self._warm()
             tick(1)
@@ -69,26 +66,34 @@ class Chain:
 
     def _warm(self) -> None:
         """A sweep of the warm-up."""
-        chain, sweep, tune = self.sampler, self.warmed, self.tune
+        chain = self.sampler
         chain.sweep(tune=True)
-        if sweep >= tune // 4:
-            self._visited.append(chain.b.copy())
-        if sweep + 1 in (tune // 2, 3 * tune // 4, tune) and chain.b.size:
-            self._archive(len(self._visited))
-        if sweep % max(1, tune // 24) == 0:
-            self._marks = [*self._marks, (chain.h.copy(), chain.b.copy())][-MASS_STATES:]
-        if sweep + 1 in (tune // 6, tune // 2):
-            chain.learn_mass(self._marks)
-            chain.shared_step = DualAveraging(np.full(1, 0.1), SHARED_LONGEST)
+        self._visited.append((chain.h.copy(), chain.coordinates.standardised(chain.h, chain.b)))
         self.warmed += 1
-        if self.warmed == tune:
+        if self.warmed in {round(part * self.tune) for part in LEARN}:
+            self._learn()
+        if self.warmed == self.tune:
             chain.steps.settle()
-            chain.shared_step.settle()
-            chain.scale_step.settle()
+            chain.joint_step.settle()
+
+    def _learn(self) -> None:
+        """From the states visited so far, the first third left out."""
+        chain = self.sampler
+        if self.warmed < self.tune:
+            chain.joint.divide(chain.steps.step)
+        if 2 * self.warmed < self.tune:
+            return
+        if self.warmed < self.tune:
+            chain.learn_scale(np.array([h for h, _ in self._visited[self.warmed // 3 :]]))
+            chain.joint_step = joint_steps(float(chain.joint_step.step[0]))
+        if chain.b.size:
+            chain.learn_copies()
+            self._archive(self.warmed)
 
     def _archive(self, count: int) -> None:
-        """Make the archive of the first states that were visited."""
-        self.sampler.archive, self._archived = Archive(np.array(self._visited[:count])), count
+        """Make the archive of the states visited until then."""
+        states = np.array([z for _, z in self._visited[count // 3 : count]])
+        self.sampler.archive, self._archived = Archive(states), count
 
     def _draw(self) -> None:
         """The sweeps of a kept draw."""
@@ -109,9 +114,8 @@ class Chain:
         found |= {f"statistic.{name}": np.array(values) for name, values in self.statistics.items()}
         found["done"] = np.array([self.warmed, self.drawn, self._archived])
         found["kept"] = self.kept[: self.drawn]
-        found["visited"] = _stacked(self._visited, self.sampler.b)
-        found["marks.h"] = _stacked([h for h, _ in self._marks], self.sampler.h)
-        found["marks.b"] = _stacked([b for _, b in self._marks], self.sampler.b)
+        found["visited.h"] = _stacked([h for h, _ in self._visited], self.sampler.h)
+        found["visited.z"] = _stacked([z for _, z in self._visited], self.sampler.b)
         return found
 
     def restore(self, state: State) -> None:
@@ -120,15 +124,13 @@ class Chain:
         self.warmed, self.drawn, archived = (int(x) for x in state["done"])
         self.kept[: self.drawn] = state["kept"]
         self.statistics = {name: values.tolist() for name, values in _under("statistic.", state).items()}
-        self._visited = list(state["visited"])
-        self._marks = list(zip(state["marks.h"], state["marks.b"], strict=True))
+        self._visited = list(zip(state["visited.h"], state["visited.z"], strict=True))
         if archived:
             self._archive(archived)
 
 
 def sample_chain(
     posterior: Posterior,
-    log_density: LogDensity,
     coordinates: Coordinates,
     *,
     draws: int,
@@ -143,8 +145,8 @@ def sample_chain(
 
     Parameters
     ----------
-    posterior, log_density
-        The same statistical model, patient by patient and as a whole.
+    posterior
+        The statistical model.
     coordinates
         From `geometry.prepare`.
     draws, tune, seed
@@ -170,20 +172,23 @@ def sample_chain(
     x, _ = coordinates.expand(0.5 * rng.standard_normal(lay.size))
     sampler = Sampler(
         posterior,
-        coordinates,
-        log_density,
+        posterior.joint(replace(coordinates, scale=WIDER * coordinates.scale)),
         rng,
         x[lay.hyper].copy(),
         x[lay.block].copy(),
         DualAveraging(np.full(lay.block.shape[0], 0.2), PATIENT_LONGEST),
-        DualAveraging(np.full(1, 0.05), SHARED_LONGEST),
-        DualAveraging(np.full(1, 0.1), SCALE_LONGEST),
+        joint_steps(0.05),
     )
     chain = Chain(sampler, draws, tune, thin)
     if saved is not None:
         chain.restore(saved)
         tick(chain.sweeps)
     return chain.run(tick, save)
+
+
+def joint_steps(start: float) -> DualAveraging:
+    """Step sizes of the joint move that are to settle."""
+    return DualAveraging(np.full(1, start), JOINT_LONGEST, JOINT_TARGET, calm=0.25)
 
 
 def _under(prefix: str, state: State) -> Mapping[str, NDArray[Any]]:

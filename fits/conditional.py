@@ -12,9 +12,10 @@ on, and the prior is added where a density is wanted.
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from reinfuse.model.kernels.policy import kernel
 
 from .likelihood_op import entry_of, kernel_data
 from .problem import Problem
@@ -32,16 +33,27 @@ class Conditional:
         Log-likelihood (n,) and its slope by the deviations (n, q), at deviations; minus infinity where there is none.
     log_sd
         (q,) logarithms of the deviations' sd.
+    n
+        Number of patients.
     """
 
-    def __init__(self, likelihood: Callable[[Floats], tuple[Floats, Floats]], log_sd: Floats) -> None:
-        self.likelihood = likelihood
+    def __init__(self, likelihood: Callable[[Floats], tuple[Floats, Floats]], log_sd: Floats, n: int) -> None:
+        self.likelihood, self.n = likelihood, n
         self.precision: Floats = np.exp(-2.0 * log_sd)
         self.constant = float(log_sd.sum())
 
     def loglik(self, b: Floats) -> Floats:
         """The log-likelihood alone."""
         return self.likelihood(b)[0]
+
+    def logliks(self, b: Floats, who: Integers) -> Floats:
+        """The log-likelihood of some patients, each as often as it is in ``who`` (m,), at deviations (m, q): (m,)."""
+        found = np.empty(who.size)
+        for row, patient in enumerate(who):
+            everyone = np.zeros((self.n, b.shape[1]))
+            everyone[patient] = b[row]
+            found[row] = self.loglik(everyone)[patient]
+        return found
 
     def value(self, b: Floats, loglik: Floats) -> Floats:
         """The log density, (n,), up to the normal prior's constant."""
@@ -122,66 +134,129 @@ class KernelConditional(Conditional):
         order: Integers | None,
         outcomes: Integers,
     ) -> None:
-        super().__init__(self._likelihood, log_sd)
-        data = kernel_data(problem)
+        super().__init__(self._likelihood, log_sd, problem.n)
+        everyone, *data = kernel_data(problem)
         self._entry = entry_of(problem)  # alone, for Numba calls functions inside tuples experimental
-        self._posed = (
-            (data[0] if order is None else order, *data[1:], outcomes),
-            (problem.tolerance, problem.max_steps),
-            (np.ascontiguousarray(offset), by_deviation, log, logit),
-        )
+        self._order = everyone if order is None else order
+        self._posed = (*data, outcomes), (problem.tolerance, problem.max_steps)
+        self._made = np.ascontiguousarray(offset), by_deviation
+        self._scales = log, logit
 
     def _likelihood(self, b: Floats) -> tuple[Floats, Floats]:
         loglik, slope = np.empty(b.shape[0]), np.empty(b.shape)
-        _evaluate(self._entry, self._posed, np.ascontiguousarray(b), True, loglik, slope)
+        self._evaluate(self._order, self._posed, self._made, b, loglik, slope)
         return loglik, slope
 
     def loglik(self, b: Floats) -> Floats:
         """The log-likelihood alone, which costs half."""
         loglik = np.empty(b.shape[0])
-        _evaluate(self._entry, self._posed, np.ascontiguousarray(b), False, loglik, np.empty(b.shape))
+        self._evaluate(self._order, self._posed, self._made, b, loglik)
         return loglik
+
+    def logliks(self, b: Floats, who: Integers) -> Floats:
+        """As `Conditional.logliks`, in one call."""
+        (*data, outcomes), solver = self._posed
+        made = tuple(array[who] for array in self._made)
+        loglik = np.empty(who.size)
+        self._evaluate(np.arange(who.size), ((*(array[who] for array in data), outcomes), solver), made, b, loglik)
+        return loglik
+
+    def _evaluate(
+        self, order: Integers, posed: Any, made: Any, b: Floats, loglik: Floats, slope: Floats | None = None
+    ) -> None:
+        none = np.empty((0, 0)) if slope is None else slope
+        _evaluate(
+            self._entry, order, posed, self._scales, made, np.ascontiguousarray(b), slope is not None, loglik, none
+        )
 
     def trajectory(
         self, b: Floats, slope: Floats, momentum: Floats, step: Floats, root: Floats, count: int
     ) -> tuple[Floats, Floats, Floats, Floats]:
         """As `Conditional.trajectory`."""
         b, p, slope, loglik = b.copy(), momentum.copy(), slope.copy(), np.empty(b.shape[0])
-        _trajectory(self._entry, self._posed, self.precision, step, root, count, b, p, loglik, slope)
+        _trajectory(
+            self._entry, self._order, self._posed, self._scales, self._made,
+            self.precision, step, root, count, b, p, loglik, slope,
+        )  # fmt: skip
         return b, p, loglik, slope
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def _evaluate(entry: Any, posed: Any, b: Floats, adjoint: bool, loglik: Floats, slope: Floats) -> None:
-    """Log-likelihood at deviations and, with ``adjoint``, its slope by them."""
-    data, (tolerance, max_steps), (offset, by_deviation, log, logit) = posed
-    n, c, q = by_deviation.shape
-    theta, grad = np.empty((n, c)), np.empty((n, c))
-    for i in range(n):
+@kernel
+def solve(
+    entry: Any, order: Integers, posed: Any, scales: Any, x: Floats, adjoint: bool, loglik: Floats, by_x: Floats
+) -> None:
+    """Log-likelihood (n,) of the patients in ``order`` and, with ``adjoint``, its slope (n, columns).
+
+    Parameters
+    ----------
+    entry
+        A kernel's C function.
+    order
+        Patients to evaluate; the others' values and slopes are 0.
+    posed
+        The kernel's data but for ``order``, a counter of outcomes last; tolerance and largest number of steps.
+    scales
+        (columns,) whether a column is on a logarithmic or a logit scale.
+    x
+        (n, columns) individual parameters on their transformed scales; becomes those on natural scales.
+    """
+    data, (tolerance, max_steps) = posed
+    log, logit = scales
+    n, c = x.shape
+    grad = np.empty((n, c))
+    for i in order:
         for j in range(c):
-            x = offset[i, j]
-            for k in range(q):
-                x += by_deviation[i, j, k] * b[i, k]
-            theta[i, j] = np.exp(x) if log[j] else 1.0 / (1.0 + np.exp(-x)) if logit[j] else x
-    order, ev_time, ev_code, n_ev, ob_time, ob_kind, ob_family, ob_value, n_ob, outcomes = data
+            if log[j]:
+                x[i, j] = np.exp(x[i, j])
+            elif logit[j]:
+                x[i, j] = 1.0 / (1.0 + np.exp(-x[i, j]))
+    loglik[:] = 0.0
+    ev_time, ev_code, n_ev, ob_time, ob_kind, ob_family, ob_value, n_ob, outcomes = data
     entry(
-        order.ctypes.data, theta.ctypes.data, ev_time.ctypes.data, ev_code.ctypes.data, n_ev.ctypes.data,
+        order.ctypes.data, x.ctypes.data, ev_time.ctypes.data, ev_code.ctypes.data, n_ev.ctypes.data,
         ob_time.ctypes.data, ob_kind.ctypes.data, ob_family.ctypes.data, ob_value.ctypes.data, n_ob.ctypes.data,
         loglik.ctypes.data, grad.ctypes.data, outcomes.ctypes.data,
         order.size, n, ev_time.shape[1], ob_time.shape[1], tolerance, max_steps, adjoint,
     )  # fmt: skip
     if adjoint:
-        for i in range(n):
+        by_x[:] = 0.0
+        for i in order:
+            for j in range(c):
+                back = x[i, j] if log[j] else x[i, j] * (1.0 - x[i, j]) if logit[j] else 1.0
+                by_x[i, j] = grad[i, j] * back
+
+
+@kernel
+def _evaluate(
+    entry: Any,
+    order: Integers,
+    posed: Any,
+    scales: Any,
+    made: Any,
+    b: Floats,
+    adjoint: bool,
+    loglik: Floats,
+    slope: Floats,
+) -> None:
+    """Log-likelihood at deviations and, with ``adjoint``, its slope by them."""
+    offset, by_deviation = made
+    n, c, q = by_deviation.shape
+    x, by_x = np.empty((n, c)), np.empty((n, c))
+    for i in order:
+        for j in range(c):
+            x[i, j] = offset[i, j]
             for k in range(q):
-                total = 0.0
-                for j in range(c):
-                    if by_deviation[i, j, k] != 0.0:
-                        back = theta[i, j] if log[j] else theta[i, j] * (1.0 - theta[i, j]) if logit[j] else 1.0
-                        total += grad[i, j] * back * by_deviation[i, j, k]
-                slope[i, k] = total
+                x[i, j] += by_deviation[i, j, k] * b[i, k]
+    solve(entry, order, posed, scales, x, adjoint, loglik, by_x)
+    if adjoint:
+        slope[:] = 0.0
+        for i in order:
+            for j in range(c):
+                for k in range(q):
+                    slope[i, k] += by_x[i, j] * by_deviation[i, j, k]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@kernel
 def _kick(half: Floats, root: Floats, slope: Floats, b: Floats, precision: Floats, p: Floats) -> None:
     n, q = b.shape
     for i in range(n):
@@ -192,10 +267,13 @@ def _kick(half: Floats, root: Floats, slope: Floats, b: Floats, precision: Float
             p[i, r] += half[i] * total
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@kernel
 def _trajectory(
     entry: Any,
+    order: Integers,
     posed: Any,
+    scales: Any,
+    made: Any,
     precision: Floats,
     step: Floats,
     root: Floats,
@@ -216,5 +294,5 @@ def _trajectory(
                 for r in range(q):
                     total += root[i, k, r] * p[i, r]
                 b[i, k] += step[i] * total
-        _evaluate(entry, posed, b, True, loglik, slope)
+        _evaluate(entry, order, posed, scales, made, b, True, loglik, slope)
         _kick(half, root, slope, b, precision, p)

@@ -14,9 +14,10 @@ logarithms of the diagonals of ``L``) keeps the target exact all the same.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from reinfuse.model.kernels.policy import kernel
 
 type Floats = NDArray[np.float64]
 type Integers = NDArray[np.int64]
@@ -55,6 +56,11 @@ class Sites:
     linear: Floats
     cross: Floats
 
+    @property
+    def arrays(self) -> tuple[Floats, Floats, Floats]:
+        """All three."""
+        return self.precision, self.linear, self.cross
+
 
 @dataclass(frozen=True)
 class Coordinates:
@@ -68,46 +74,57 @@ class Coordinates:
     def expand(self, w: Floats) -> tuple[Floats, float]:
         """The flat vector at ``w = (u, z)``, and the logarithm of the Jacobian (up to a constant)."""
         lay = self.layout
-        h, b, *_, logdet = _forward(w, self.centre, self.scale, *self._sites(), lay.log_sd)
+        h, b, *_, logdet = forward(w, self.centre, self.scale, *self.sites.arrays, lay.log_sd)
         return _join(h, b, lay.hyper, lay.block), logdet
-
-    def _sites(self) -> tuple[Floats, Floats, Floats]:
-        return self.sites.precision, self.sites.linear, self.sites.cross
 
     def density(self, log_density: LogDensity) -> LogDensity:
         """The target in ``w``: value and gradient."""
         lay = self.layout
 
         def target(w: Floats) -> tuple[float, Floats]:
-            h, b, factor, mean, logdet = _forward(w, self.centre, self.scale, *self._sites(), lay.log_sd)
+            h, b, factor, mean, logdet = forward(w, self.centre, self.scale, *self.sites.arrays, lay.log_sd)
             value, gradient = log_density(_join(h, b, lay.hyper, lay.block))
-            back = _backward(
-                h, b, factor, mean, gradient[lay.hyper], gradient[lay.block], self.scale, *self._sites(), lay.log_sd
-            )
+            g_h, g_b = gradient[lay.hyper], gradient[lay.block]
+            back = backward(h, b, factor, mean, g_h, g_b, self.scale, *self.sites.arrays, lay.log_sd, 1.0)
             return float(value) + logdet, back
 
         return target
 
     def roots(self, h: Floats) -> Floats:
         """For a population: ``L^-T`` of every patient, (n, q, q), the scale of its deviations."""
-        precision = self.sites.precision + np.diag(np.exp(-2.0 * h[self.layout.log_sd]))
-        return np.linalg.inv(np.linalg.cholesky(precision)).transpose(0, 2, 1)
+        return np.linalg.inv(self._factors(h)).transpose(0, 2, 1)
+
+    def given(self, h: Floats) -> tuple[Floats, Floats]:
+        """For a population: mean (n, q) and root (n, q, q) of every patient's deviations, by its Gaussian site."""
+        root = self.roots(h)
+        shifted = self.sites.linear - self.sites.cross @ (h - self.centre)
+        return np.einsum("nqr,nsr,ns->nq", root, root, shifted), root
 
     def contract(self, x: Floats) -> Floats:
         """``w`` at a flat vector: the inverse of `expand`."""
-        lay = self.layout
-        h, b = x[lay.hyper], x[lay.block]
+        return self.joined(x[self.layout.hyper], x[self.layout.block])
+
+    def joined(self, h: Floats, b: Floats) -> Floats:
+        """``w`` at a population and deviations."""
         u = np.linalg.solve(self.scale, h - self.centre)
-        z = np.empty_like(b)
-        inverse_variance = np.exp(-2.0 * h[lay.log_sd])
-        for i in range(b.shape[0]):
-            factor = np.linalg.cholesky(self.sites.precision[i] + np.diag(inverse_variance))
-            shifted = self.sites.linear[i] - self.sites.cross[i] @ (h - self.centre)
-            z[i] = factor.T @ b[i] - np.linalg.solve(factor, shifted)
-        return np.concatenate([u, z.ravel()])
+        return np.concatenate([u, self.standardised(h, b).ravel()])
+
+    def standardised(self, h: Floats, b: Floats) -> Floats:
+        """``z`` (n, q) at a population and deviations."""
+        mean, _ = self.given(h)
+        return np.asarray(np.einsum("nrq,nr->nq", self._factors(h), b - mean))
+
+    def parted(self, w: Floats) -> tuple[Floats, Floats]:
+        """Population and deviations (n, q) at ``w``."""
+        h, b, *_ = forward(w, self.centre, self.scale, *self.sites.arrays, self.layout.log_sd)
+        return h, b
+
+    def _factors(self, h: Floats) -> Floats:
+        """``L`` (n, q, q)."""
+        return np.linalg.cholesky(self.sites.precision + np.diag(np.exp(-2.0 * h[self.layout.log_sd])))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def _join(h: Floats, b: Floats, hyper: Integers, block: Integers) -> Floats:
     x = np.empty(hyper.size + block.size)
     for k in range(hyper.size):
@@ -118,8 +135,8 @@ def _join(h: Floats, b: Floats, hyper: Integers, block: Integers) -> Floats:
     return x
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _forward(
+@kernel
+def forward(
     w: Floats, centre: Floats, scale: Floats, precision: Floats, linear: Floats, cross: Floats, log_sd: Integers
 ) -> tuple[Floats, Floats, Floats, Floats, float]:
     """Population values, deviations, Cholesky factors, means ``L^-1 (...)`` and the log-Jacobian."""
@@ -157,8 +174,8 @@ def _forward(
     return h, b, factor, mean, logdet
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _backward(
+@kernel
+def backward(
     h: Floats,
     b: Floats,
     factor: Floats,
@@ -170,8 +187,9 @@ def _backward(
     linear: Floats,
     cross: Floats,
     log_sd: Integers,
+    jacobian: float,
 ) -> Floats:
-    """Gradient by ``w`` from the gradients by population values and deviations."""
+    """Gradient by ``w`` from those by population values and deviations; ``jacobian`` 1 adds that of its logarithm."""
     n, q = linear.shape
     d = h.size
     result = np.empty(d + n * q)
@@ -200,7 +218,7 @@ def _backward(
         for r in range(q):
             for c in range(r + 1):
                 low_bar[r, c] = -b[i, r] * half[c] - right[r] * mean[i, c]
-            low_bar[r, r] -= 1.0 / low[r, r]
+            low_bar[r, r] -= jacobian / low[r, r]
         # adjoint of the Cholesky factor; only the diagonal of P depends on anything
         for r in range(q):
             for c in range(r + 1):

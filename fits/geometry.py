@@ -14,6 +14,7 @@ Whatever the quality of all this, the target is exact (see `coordinates`): it on
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -24,6 +25,7 @@ from reinfuse.model.simulate import Status
 
 from .conditional import Conditional, KernelConditional
 from .coordinates import Coordinates, Floats, Layout, LogDensity, Sites
+from .joint import Joint, KernelJoint
 from .likelihood_op import loglik_and_gradient
 from .population import OCCASION_LOG_SD, OCCASION_SD, Design, design, estimated, prior_location
 from .problem import Problem
@@ -75,32 +77,61 @@ class Posterior:
         """Deviations per patient."""
         return int(self.log_sd.size)
 
+    @cached_property
+    def by_hyper(self) -> Floats:
+        """What population values add to individual parameters on their transformed scales, (n, columns, values)."""
+        made = self.design
+        spreads = np.zeros((*made.offset.shape, self.spreads))
+        return np.concatenate([made.by_population, spreads, made.by_effect], axis=2)
+
     def conditional(self, h: Floats, order: NDArray[np.int64] | None = None) -> Conditional:
         """The patients given a population; ``order`` restricts it to some of them."""
-        made, d = self.design, self.d
-        offset = made.offset + made.by_population @ h[:d] + made.by_effect @ h[d + self.spreads :]
+        made = self.design
+        offset = made.offset + self.by_hyper @ h
         return KernelConditional(
             self.problem, offset, made.by_deviation, made.log, made.logit, h[self.log_sd], order, self.outcomes
         )
 
+    def joint(self, coordinates: Coordinates) -> Joint:
+        """Trajectories of patients and population at once."""
+        made = self.design
+        return KernelJoint(
+            self,
+            coordinates,
+            self.problem,
+            offset=made.offset,
+            by_hyper=self.by_hyper,
+            by_deviation=made.by_deviation,
+            log=made.log,
+            logit=made.logit,
+            outcomes=self.outcomes,
+        )
+
+    def likelihood(self, h: Floats, b: Floats, order: NDArray[np.int64] | None = None) -> tuple[Floats, Floats, Floats]:
+        """Log-likelihood (n,), its slope by ``b`` (n, q) and, summed over patients, by ``h``; of those in ``order``."""
+        loglik, grad = self._by_column(h, b, order)
+        by_b = np.einsum("nc,ncq->nq", grad, self.design.by_deviation)
+        return loglik, by_b, np.einsum("nc,ncd->d", grad, self.by_hyper)
+
     def patients(self, h: Floats, b: Floats) -> tuple[Floats, Floats, Floats]:
         """Each patient's log density of data and deviations (n,), its gradient by ``b`` (n, q) and by ``h`` (n, d)."""
-        made, d = self.design, self.d
-        effect = h[d + self.spreads :]
-        theta = made.theta(h[:d], effect, b)
-        loglik, grad, _ = loglik_and_gradient(theta, self.problem)
-        with np.errstate(over="ignore", invalid="ignore"):  # an absurd proposal: rejected by its value
-            grad = np.nan_to_num(grad * made.slope(theta), nan=0.0, posinf=0.0, neginf=0.0)
+        loglik, grad = self._by_column(h, b)
         precision = np.exp(-2.0 * h[self.log_sd])
         square = b * b * precision
         value = loglik - 0.5 * square.sum(axis=1) - h[self.log_sd].sum()
-        by_b = np.einsum("nc,ncq->nq", grad, made.by_deviation) - b * precision
-        by_h = np.zeros((b.shape[0], h.size))
-        by_h[:, :d] = np.einsum("nc,ncd->nd", grad, made.by_population)
-        by_h[:, d + self.spreads :] = np.einsum("nc,nce->ne", grad, made.by_effect)
+        by_b = np.einsum("nc,ncq->nq", grad, self.design.by_deviation) - b * precision
+        by_h = np.einsum("nc,ncd->nd", grad, self.by_hyper)
         for k, place in enumerate(self.log_sd):
             by_h[:, place] += square[:, k] - 1.0
         return value, by_b, by_h
+
+    def _by_column(self, h: Floats, b: Floats, order: NDArray[np.int64] | None = None) -> tuple[Floats, Floats]:
+        """Log-likelihood (n,) and its slope by individual parameters on their transformed scales, (n, columns)."""
+        made, d = self.design, self.d
+        theta = made.theta(h[:d], h[d + self.spreads :], b)
+        loglik, grad, _ = loglik_and_gradient(theta, self.problem, order)
+        with np.errstate(over="ignore", invalid="ignore"):  # an absurd proposal: rejected by its value
+            return loglik, np.nan_to_num(grad * made.slope(theta), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 @dataclass

@@ -218,7 +218,6 @@ def sample(
         posteriors.append(Posterior(problem))
         return block_chain.sample_chain(
             posteriors[-1],
-            log_density,
             coordinates,
             draws=settings.draws,
             tune=settings.tune,

@@ -13,6 +13,7 @@ import numpy as np
 
 from reinfuse.fits.conditional import Conditional
 from reinfuse.fits.coordinates import Coordinates, Layout, Sites
+from reinfuse.fits.joint import Joint
 
 LABELS = ("p1", "p2", "s1", "s2")
 D, SPREADS, Q = len(LABELS), 2, 2
@@ -75,7 +76,23 @@ class GaussianModel:
             value, slope = self.loglik(h, b)
             return mine * value, mine[:, None] * slope
 
-        return Conditional(likelihood, h[self.log_sd])
+        return Conditional(likelihood, h[self.log_sd], self.n)
+
+    def likelihood(self, h, b, order):
+        mine = np.isin(np.arange(self.n), order).astype(float)
+        value, slope = self.loglik(h, b)
+        slope = mine[:, None] * slope
+        return mine * value, slope, self._by_h(slope)
+
+    def joint(self, coordinates):
+        return Joint(self, coordinates)
+
+    def _by_h(self, slope: np.ndarray) -> np.ndarray:
+        by_h = np.zeros(H)
+        by_h[[P1, P2]] = slope.sum(axis=0)
+        by_h[EFFECT] = self.group @ slope[:, 0]
+        by_h[[S1, S2]] = self.covariates.T @ (slope @ LOADING)
+        return by_h
 
     def log_density(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         h, b = x[self.layout.hyper], x[self.layout.block]
@@ -84,10 +101,7 @@ class GaussianModel:
         score = (h - self.prior_mean) / self.prior_sd
         value = loglik.sum() - 0.5 * (b * b * precision).sum() - self.n * h[self.log_sd].sum() - 0.5 * score @ score
         gradient = np.empty(x.size)
-        by_h = -score / self.prior_sd
-        by_h[[P1, P2]] += slope.sum(axis=0)
-        by_h[EFFECT] += self.group @ slope[:, 0]
-        by_h[[S1, S2]] += self.covariates.T @ (slope @ LOADING)
+        by_h = self._by_h(slope) - score / self.prior_sd
         by_h[self.log_sd] += (b * b * precision - 1.0).sum(axis=0)
         gradient[self.layout.hyper], gradient[self.layout.block] = by_h, slope - b * precision
         return float(value), gradient

@@ -5,14 +5,8 @@ import pytest
 from scipy import stats
 
 from reinfuse.fits.archive import Archive
-from reinfuse.fits.blocks import (
-    PATIENT_LONGEST,
-    SCALE_LONGEST,
-    SHARED_LONGEST,
-    DualAveraging,
-    Sampler,
-    regressions,
-)
+from reinfuse.fits.blocks import PATIENT_LONGEST, DualAveraging, Sampler, regressions
+from reinfuse.fits.chain import joint_steps
 
 from .gaussian_model import EFFECT, LOG_1, LOG_2, P1, P2, S1, S2, D, GaussianModel, Q
 
@@ -30,14 +24,12 @@ def sampler_of(model: GaussianModel, seed: int, step: float = 0.5) -> Sampler:
     (h,), (b,) = model.draw(1, rng)
     return Sampler(
         model,
-        model.coordinates(),
-        model.log_density,
+        model.joint(model.coordinates()),
         rng,
         h,
         b,
         DualAveraging(np.full(model.n, step), PATIENT_LONGEST),
-        DualAveraging(np.full(1, 0.3), SHARED_LONGEST),
-        DualAveraging(np.full(1, 0.5), SCALE_LONGEST),
+        joint_steps(0.7),
     )
 
 
@@ -71,17 +63,18 @@ def statistics(h: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.concatenate(columns, axis=1)
 
 
-def further(sampler: Sampler) -> float:
-    return float(sampler.patients(False, np.array([1, 4], dtype=np.int64))[0][[1, 4]].mean())
+def divided(sampler: Sampler) -> float:
+    """With some patients on finer steps, and slower."""
+    sampler.joint.take(np.array([1, 4]), np.linspace(0.3, 1.0, len(sampler.b)))
+    return sampler.move_jointly(False)[0]
 
 
 MOVES = {
     "patients": lambda s: float(s.patients(False)[0].mean()),
-    "some patients further": further,
-    "jumps": lambda s: s.jumps(),
+    "jumps": lambda s: s.jumps(False),
     "spread": lambda s: s.spread(),
-    "shared": lambda s: s.move_shared(False)[0],
-    "scale": lambda s: s.move_scale(False)[0],
+    "joint": lambda s: s.move_jointly(False)[0],
+    "joint, divided": divided,
 }
 
 
@@ -90,9 +83,11 @@ def test_a_move_leaves_the_posterior_as_it_is(model, move):
     """Start in exact draws, move once: means, squares and products stay, within Monte Carlo error."""
     sampler = sampler_of(model, seed=2, step=0.7)
     rng = np.random.default_rng(3)
-    sampler.archive = Archive(model.draw(40, rng)[1])
+    sampler.archive = Archive(
+        np.array([sampler.coordinates.standardised(*s) for s in zip(*model.draw(40, rng), strict=True)])
+    )
+    sampler.copies[::2] = 2
     h, b = model.draw(REPLICATES, rng)
-    sampler.learn_mass([(h[0].copy(), b[0].copy())])
     after_h, after_b, chances = h.copy(), b.copy(), []
     for r in range(REPLICATES):
         sampler.place(h[r].copy(), b[r].copy())
@@ -127,17 +122,8 @@ def test_spread_of_a_real_problem_leaves_the_likelihood(one_infusion):
     posterior = one_infusion.posterior
     rng = np.random.default_rng(6)
     h, b = one_infusion.point(rng)
-    sampler = Sampler(
-        posterior,
-        one_infusion.coordinates,
-        one_infusion.density,
-        rng,
-        h,
-        b,
-        DualAveraging(np.full(posterior.problem.n, 0.2), PATIENT_LONGEST),
-        DualAveraging(np.full(1, 0.1), SHARED_LONGEST),
-        DualAveraging(np.full(1, 0.1), SCALE_LONGEST),
-    )
+    steps = DualAveraging(np.full(posterior.problem.n, 0.2), PATIENT_LONGEST)
+    sampler = Sampler(posterior, posterior.joint(one_infusion.coordinates), rng, h, b, steps, joint_steps(0.1))
 
     def loglik() -> np.ndarray:
         return posterior.conditional(sampler.h).loglik(sampler.b)
@@ -147,7 +133,7 @@ def test_spread_of_a_real_problem_leaves_the_likelihood(one_infusion):
     np.testing.assert_allclose(loglik(), before, rtol=1e-6, atol=1e-6)
     effects = sampler.h[posterior.d + posterior.spreads :] != start[posterior.d + posterior.spreads :]
     assert effects.all()
-    # what is left to the shared move shifts no patient's own value
+    # what is left to the joint move shifts no patient's own value
     labels = {name for model in regressions(posterior) for name in [posterior.problem.random[model.effect]]}
     assert labels == set(posterior.problem.random)
 

@@ -1,8 +1,11 @@
 """Patients given the population: compiled code against its readable twin."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from reinfuse.fits.conditional import Conditional
+from reinfuse.fits.geometry import Posterior
 from reinfuse.model.simulate import Status
 
 LEAPFROGS = 4
@@ -20,7 +23,7 @@ class TestTrajectory:
     def test_it_is_that_of_the_twin(self, either):
         h, b, momentum, step, root = start(either, 1)
         compiled = either.posterior.conditional(h)
-        twin = Conditional(compiled.likelihood, h[either.posterior.log_sd])
+        twin = Conditional(compiled.likelihood, h[either.posterior.log_sd], len(b))
         _, slope = compiled.likelihood(b)
         ours = compiled.trajectory(b, slope, momentum, step, root, LEAPFROGS)
         wanted = twin.trajectory(b, slope, momentum, step, root, LEAPFROGS)
@@ -71,3 +74,22 @@ class TestLikelihood:
         others = np.arange(len(b)) != 2
         np.testing.assert_allclose(loglik[others], wanted[others], rtol=1e-6)
         assert np.isfinite(slope[others]).all()
+
+    def test_of_some_patients_at_many_deviations_at_once(self, either):
+        h, b, *_ = start(either, 7)
+        compiled = either.posterior.conditional(h)
+        twin = Conditional(compiled.likelihood, h[either.posterior.log_sd], len(b))
+        who = np.array([2, 2, 0, 4, 2])
+        at = b[who] + 0.1 * np.random.default_rng(8).standard_normal((5, b.shape[1]))
+        np.testing.assert_allclose(compiled.logliks(at, who), twin.logliks(at, who), rtol=1e-5, atol=1e-5)
+
+    def test_who_runs_out_of_steps_near_an_event_does_not_write_beyond_the_tape(self, two_infusions):
+        """It may take one more to the event, and so may the next in its lane: the process died of it."""
+        rng = np.random.default_rng(9)
+        for steps in range(3, 40):
+            posterior = Posterior(replace(two_infusions.problem, max_steps=steps))
+            who = np.tile(np.arange(two_infusions.problem.n), 8)
+            h, _ = two_infusions.point(rng)
+            b = 0.5 * rng.standard_normal((who.size, posterior.q))
+            posterior.conditional(h).logliks(b, who)
+            assert posterior.outcomes[[Status.STEP_LIMIT, Status.IMPLICIT]].sum() > 0 or steps > 20
