@@ -75,6 +75,8 @@ class Records:
         (n,) natural units: copies/µg DNA, cells/µL, ng/mL, g/dL; the limit where censored; 1 for events.
     product
         (n,) product of the latest infusion at or before the record (for progression: strictly before).
+    lloq
+        (n,) lower limit of quantification: as given, or else the limit itself where censored below; NaN: unknown.
     """
 
     patients: tuple[str, ...]
@@ -85,6 +87,7 @@ class Records:
     family: npt.NDArray[np.int64]
     value: npt.NDArray[np.float64]
     product: npt.NDArray[np.str_]
+    lloq: npt.NDArray[np.float64]
 
     def __len__(self) -> int:
         """Count the records."""
@@ -149,6 +152,7 @@ def records(cohort: Cohort, *, include_after_progression: bool = False, assays: 
     kind = np.array([ASSAYS.index(name) for name in dvid[keep]], dtype=np.int64)
     given = rows["DV"].to_numpy(dtype=np.float64)[keep]
     family = _families(kind, given, rows["CENS"].to_numpy(dtype=np.int64)[keep])
+    lloq = rows["LLOQ"].to_numpy(dtype=np.float64)[keep]
     infusions = cohort.infusions
     slots = zip(infusions["ID"], infusions["SLOT"], infusions["PRODUCT"], strict=True)
     product_of = {(name, slot): product for name, slot, product in slots}
@@ -165,6 +169,7 @@ def records(cohort: Cohort, *, include_after_progression: bool = False, assays: 
         family=family[order],
         value=np.where(family >= int(Family.EVENT), 1.0, given)[order],
         product=product[order],
+        lloq=np.where(np.isnan(lloq) & (family == int(Family.BELOW)), given, lloq)[order],
     )
 
 

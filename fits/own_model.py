@@ -224,6 +224,7 @@ def pose_model(data: Cohort, model: Model, *, tolerance: float = TOLERANCE) -> P
             family=rows.family,
             value=rows.value,
             product=np.full(rows.dvid.size, "", dtype="<U1"),
+            lloq=np.full(rows.dvid.size, np.nan),
         ),
         fixed=fixed,
         tolerance=tolerance,
