@@ -595,13 +595,14 @@ def typical_predictions(new: NewPatients, made: Plan, place: Integers, row: Inte
 # ------------------------------------------------------------------------------------------------- courses
 
 
-def first_infusion_only(problem: Problem) -> Problem:
-    """The same problem without the events of further infusions."""
+def first_infusion_only(problem: Problem, base: Floats) -> Problem:
+    """The same problem without the events of further infusions, and with other individual constants (n, columns)."""
     names = np.array([str(name).endswith("_1") for name in problem.kernel.events])
     keep = names[problem.ev_code] & (np.arange(problem.ev_time.shape[1]) < problem.n_ev[:, None])
     times = np.where(keep, problem.ev_time, FAR)
     order = np.argsort(times, axis=1, kind="stable")
     changed: dict[str, Any] = {
+        "base": base,
         "ev_time": np.take_along_axis(times, order, axis=1),
         "ev_code": np.take_along_axis(problem.ev_code, order, axis=1),
         "n_ev": keep.sum(axis=1).astype(np.int64),
