@@ -166,9 +166,7 @@ class NewPatients:
         out[~solved(status)] = np.nan
         return {name: out[..., k] for k, name in enumerate(kernel.readouts)}
 
-    def in_chunks(
-        self, thetas: Floats, place: Integers, times: Floats
-    ) -> Iterator[tuple[slice, dict[str, Floats]]]:
+    def in_chunks(self, thetas: Floats, place: Integers, times: Floats) -> Iterator[tuple[slice, dict[str, Floats]]]:
         """`simulate`, so many patients at a time that the read-outs stay small."""
         size = max(1, CHUNK_NUMBERS // max(1, times.size * len(self.problem.kernel.readouts)))
         for low in range(0, place.size, size):

@@ -89,9 +89,7 @@ def examine(
     count = int(np.clip(PATIENTS // problem.n, FEWEST_STUDIES, STUDIES))
     studies = replicate_studies(new, made, count=count, rng=studies_rng)
     candidates = int(np.clip(CANDIDATES // problem.n, FEWEST_CANDIDATES, npde.CANDIDATES))
-    errors = npde.compute(
-        new, made, rng=npde_rng, candidates=candidates, simulations=min(npde.SIMULATIONS, candidates)
-    )
+    errors = npde.compute(new, made, rng=npde_rng, candidates=candidates, simulations=min(npde.SIMULATIONS, candidates))
     missing = []
     prior = pd.DataFrame()
     if "prior" in tree.children:

@@ -78,9 +78,7 @@ def compute(
         rows = np.flatnonzero(made.patient == place)
         if rows.size == 0:
             continue
-        simulated = conditioned_on_events(
-            new, made, place=place, candidates=candidates, count=simulations, rng=rng
-        )
+        simulated = conditioned_on_events(new, made, place=place, candidates=candidates, count=simulations, rng=rng)
         if len(simulated) == 0:
             continue
         for dvid in np.unique(made.dvid[rows]):

@@ -111,9 +111,7 @@ class Statistic:
 
 #: Statistics by key; each gives one number per simulated study.
 STATISTICS: Final[Mapping[str, Statistic]] = {
-    "cmax_mean": Statistic(
-        label="Cmax, mean", unit="copies/µg", scaled=True, of=lambda c: np.nanmean(c.cmax, axis=1)
-    ),
+    "cmax_mean": Statistic(label="Cmax, mean", unit="copies/µg", scaled=True, of=lambda c: np.nanmean(c.cmax, axis=1)),
     "cmax_cv": Statistic(
         label="Cmax, sd / mean",
         unit="-",

@@ -39,9 +39,7 @@ def visual_predictive_check(
     under = blq[blq["dvid"] == dvid]
     heights = [3, 3, 1] if len(under) else [3, 3]
     figure = style.new_figure(6.4 if len(under) else 5.4)
-    axes = figure.subplots(
-        len(heights), len(strata), squeeze=False, sharex="col", sharey="row", height_ratios=heights
-    )
+    axes = figure.subplots(len(heights), len(strata), squeeze=False, sharex="col", sharey="row", height_ratios=heights)
     products = sorted({name.partition(",")[0] for name in strata})
     for column, stratum in enumerate(strata):
         colour = style.product_colour(stratum.partition(",")[0], products)
@@ -142,7 +140,13 @@ def _legend() -> list[Line2D | Patch]:
     return [
         Line2D([], [], color=style.BLACK, marker="o", linestyle="-", label="observed median"),
         Line2D(
-            [], [], color=style.BLACK, marker="_", linestyle="none", markersize=8, label="observed 10th, 90th percentile"
+            [],
+            [],
+            color=style.BLACK,
+            marker="_",
+            linestyle="none",
+            markersize=8,
+            label="observed 10th, 90th percentile",
         ),
         Patch(color=style.GREY, alpha=0.45, label="95 % of simulated studies"),
         Line2D(
