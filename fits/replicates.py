@@ -288,7 +288,8 @@ class Schedules:
             for product in np.unique(slot_products[:, slot]):
                 self.alike[str(product), slot] = np.flatnonzero(slot_products[:, slot] == product)
         self.slot_products = slot_products
-        self.next = np.concatenate([made.starts[:, 1:], np.full((n, 1), np.inf)], axis=1) - made.starts
+        following = np.concatenate([made.starts[:, 1:], np.full((n, 1), np.inf)], axis=1)
+        self.next = following - np.where(np.isfinite(made.starts), made.starts, 0.0)
 
     def draw(self, rng: np.random.Generator) -> tuple[Integers, Integers]:
         """Places and planned rows (m,) of one replicate, by patient."""
@@ -587,6 +588,18 @@ def typical_predictions(new: NewPatients, made: Plan, place: Integers, row: Inte
         for dvid in new.problem.observables:
             mine = inside[made.dvid[row[inside]] == dvid]
             out[mine] = typical.compared(dvid, simulated[dvid][place[mine] - part.start, column[mine]])
+    return out
+
+
+def typical_curves(new: NewPatients, times: Floats) -> dict[str, Floats]:
+    """Curves (n, T) of the typical patient in every place, by assay, natural scale."""
+    typical = NewPatients(new.problem, new.draws.typical())
+    patients = np.arange(new.problem.n)
+    thetas = typical.thetas(patients, np.zeros(patients.size, dtype=np.int64), np.random.default_rng(0))
+    out = {dvid: np.full((patients.size, times.size), np.nan) for dvid in new.problem.observables}
+    for part, simulated in typical.in_chunks(thetas, patients, times):
+        for dvid, curve in out.items():
+            curve[part] = simulated[dvid]
     return out
 
 

@@ -1,12 +1,14 @@
-"""Predictive checks that simulate new patients from a run's population, gathered: VPC, npde, sampled peaks, trials, prior.
+"""Predictive checks that simulate new patients from a run's population, gathered.
 
-They need the model of the run, posed again with the run's own cohort, and cost a few seconds.
+Visual check, npde, peaks as sampled, published trials, and patients of the prior. They need the model of the run, posed
+again with the run's own cohort, and cost a few seconds.
 """
 
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
@@ -14,7 +16,7 @@ from reinfuse.model.errors import ReinfuseError
 
 from ..cohort import Cohort
 from ..problem import Problem, Specification, pose
-from ..replicates import NewPatients, plan, population_draws, replicate_studies
+from ..replicates import NewPatients, plan, population_draws, replicate_studies, typical_curves
 from . import npde, physiology, published, sampled, vpc
 from .vpc import Vpc
 
@@ -45,6 +47,8 @@ class NewPatientChecks:
         From `published.compare`.
     prior
         From `physiology.check`, for the prior.
+    typical
+        Curves (n, T) of the typical patient in each place, by assay, at the days of the run's `/curves`.
     missing
         A sentence for each thing that could not be done.
     """
@@ -55,6 +59,7 @@ class NewPatientChecks:
     sampled: pd.DataFrame = field(default_factory=pd.DataFrame)
     published: pd.DataFrame = field(default_factory=pd.DataFrame)
     prior: pd.DataFrame = field(default_factory=pd.DataFrame)
+    typical: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
 
 
@@ -97,6 +102,9 @@ def examine(
         prior = physiology.check(problem, before, rng=prior_rng)
     else:
         missing.append("The run holds no draws of the prior: whether they are patients is not checked.")
+    typical = {}
+    if "curves" in tree.children:
+        typical = typical_curves(new, tree["curves"]["time"].values.astype(float))
     trials = published.compare(problem, draws, rng=published_rng)
     if len(trials) == 0:
         missing.append("No published figure is about a product and an assay of this cohort.")
@@ -107,6 +115,7 @@ def examine(
         sampled=sampled.compare(problem, made, studies),
         published=trials,
         prior=prior,
+        typical=typical,
         missing=tuple(missing),
     )
 

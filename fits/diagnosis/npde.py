@@ -182,7 +182,7 @@ def tests(table: pd.DataFrame) -> pd.DataFrame:
 def _intervals(seen: pd.DataFrame) -> tuple[Array, Array]:
     """Intervals of the censored measurements; NaN where quantified."""
     cens, limit = seen["cens"].to_numpy(), seen["observed"].to_numpy()
-    low = np.where(cens > 0, -np.inf, np.where(cens < 0, limit, np.nan))
+    low = np.where(cens > 0, seen["ln_lower"].to_numpy(), np.where(cens < 0, limit, np.nan))
     high = np.where(cens > 0, limit, np.where(cens < 0, np.inf, np.nan))
     return low, high
 

@@ -4,6 +4,7 @@ The highest CAR transgene and CAR+ count of a patient and the day of it, the low
 infusion: of the measurements as they were taken, residual error, visits and limits included.
 """
 
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -89,6 +90,6 @@ def _extremes(
     first = np.flatnonzero(np.any(np.diff(key, axis=1, prepend=-1) != 0, axis=0))
     extreme, day, of = values[order][first], since[order][first], study[order][first]
     bounds = np.append(np.flatnonzero(np.diff(of, prepend=-1)), of.size)
-    parts = [slice(low, high) for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
+    parts = [slice(low, high) for low, high in pairwise(bounds.tolist())]
     middle = np.array([quantiles(extreme[part][:, None], (0.5,))[0, 0] for part in parts])
     return middle, np.array([np.median(day[part]) for part in parts])

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ..assays import LOG_OFFSET
+from ..assays import LOG_OFFSET, above_limit, below_limit
 from ..problem import Problem
 from ..replicates import NewPatients, Plan, Studies, typical_predictions
 from .predictive import WINDOWS
@@ -118,7 +118,7 @@ def check(new: NewPatients, made: Plan, studies: Studies) -> Vpc:
     percentiles: list[dict[str, object]] = []
     shares: list[dict[str, object]] = []
     for (dvid, stratum, number), rows in groups:
-        if number < 0:
+        if int(str(number)) < 0:
             continue
         mine = rows.to_numpy()
         copies = np.concatenate([order[bounds[k] : bounds[k + 1]] for k in mine])
@@ -128,7 +128,7 @@ def check(new: NewPatients, made: Plan, studies: Studies) -> Vpc:
         head = {
             "dvid": str(dvid),
             "stratum": str(stratum),
-            "bin": int(number),
+            "bin": int(str(number)),
             "day": float(np.median(days)),
             "first": float(days.min()),
             "last": float(days.max()),
@@ -186,7 +186,8 @@ def measurements(problem: Problem, made: Plan) -> pd.DataFrame:
     DataFrame
         `patient`, `dvid`, `product`, `stratum`, `since` (days since the latest infusion), `value`, `cens`,
         `observed` and `ln_lloq` (on the scale of the residuals; a limit that a row does not give is the assay's
-        median one, NaN where none is known), `below` (under the limit).
+        median one, NaN where none is known), `ln_lower` (lower end of an interval, minus infinity without one),
+        `below` (under the limit).
     """
     rec = problem.observed
     rows = np.flatnonzero(np.isin(rec.dvid, list(problem.observables)))
@@ -201,6 +202,8 @@ def measurements(problem: Problem, made: Plan) -> pd.DataFrame:
     several = made.starts.shape[1] > 1
     stratum = [f"{p}, infusion {s}" if several else str(p) for p, s in zip(made.product, made.slot, strict=True)]
     below = below_limit(family)
+    with np.errstate(divide="ignore"):
+        lower = np.log(np.where(np.isnan(rec.lower[rows]), 0.0, rec.lower[rows] + offset))
     return pd.DataFrame(
         {
             "patient": np.array(problem.patients)[made.patient],
@@ -212,6 +215,7 @@ def measurements(problem: Problem, made: Plan) -> pd.DataFrame:
             "cens": np.where(below, 1, np.where(above_limit(family), -1, 0)),
             "observed": np.log(rec.value[rows] + offset),
             "ln_lloq": np.log(limit + offset),
+            "ln_lower": lower,
             "below": below,
         }
     )
@@ -283,16 +287,6 @@ def _between(low: Array, high: Array, share: Array | float) -> Array:
     finite = np.isfinite(low) & np.isfinite(high)
     mixed = np.where(finite, low, 0.0) * (1 - share) + np.where(finite, high, 0.0) * share
     return np.where(finite, mixed, np.where(np.isfinite(low), high, low))
-
-
-def below_limit(family: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Whether records are censored below a limit."""
-    return np.asarray(family == 1)
-
-
-def above_limit(family: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Whether records are censored above a limit."""
-    return np.asarray(family == 2)
 
 
 def _natural(values: Array, offset: float) -> Array:

@@ -72,7 +72,12 @@ def _quantiles(panel: Axes, values: style.Array) -> None:
 def _histogram(panel: Axes, values: style.Array) -> None:
     edges = np.arange(-3.5, 3.51, 0.5)
     panel.hist(
-        np.clip(values, -3.49, 3.49), bins=edges, density=True, color=style.SKY, edgecolor="white", linewidth=0.4
+        np.clip(values, -3.49, 3.49),
+        bins=edges.tolist(),
+        density=True,
+        color=style.SKY,
+        edgecolor="white",
+        linewidth=0.4,
     )
     x = np.linspace(-3.5, 3.5, 101)
     panel.plot(x, stats.norm.pdf(x), color=style.BLACK)

@@ -90,6 +90,7 @@ def _individual_fits(findings: Findings) -> Iterator[Plate]:
             products=_first_products(findings),
             infusions=infusion_days(findings.cohort),
             progressions=dict(zip(progressed["patient"], progressed["time"], strict=True)),
+            population=findings.new_patients.typical.get(dvid),
         )
         for number, figure in enumerate(figures, start=1):
             yield Plate(
@@ -97,7 +98,7 @@ def _individual_fits(findings: Findings) -> Iterator[Plate]:
                 name=f"individual_{dvid}_{number}",
                 caption=f"Individual fits of {style.assay_name(dvid)}, page {number} of {len(figures)}. "
                 "Bands are the curves that the posterior allows, without residual error; triangles lie at "
-                "a limit.",
+                "a limit; the thin line is the typical patient with the same dose and course.",
                 figure=figure,
             )
 
@@ -176,7 +177,7 @@ def _new_patients(findings: Findings) -> Iterator[Plate]:
                 yield Plate(
                     section="checks",
                     name=f"vpc_{dvid}",
-                    caption=f"Visual predictive check of {style.assay_name(dvid)} with new patients of the same design: "
+                    caption=f"Visual predictive check of {style.assay_name(dvid)}, new patients of the same design: "
                     "10th, 50th and 90th percentile of the data with the 95 % band of simulated studies, as measured "
                     "and prediction-corrected; below, the share under the limit. Percentiles that lie under the limit "
                     "are not drawn, bands end at it.",

@@ -174,8 +174,8 @@ def percentiles(findings: Findings) -> list[str]:
     outside, of = found.outside
     return [
         f"Visual predictive check: {outside} of {of} observed percentiles lie outside the 95 % band of {found.studies} "
-        f"simulated studies; dropout took {percent(found.dropped)} of the planned measurements; {found.failed} simulated "
-        f"patients were left out, in all studies together."
+        f"simulated studies; dropout took {percent(found.dropped)} of the planned measurements; {found.failed} "
+        f"simulated patients were left out, in all studies together."
     ]
 
 
@@ -186,14 +186,15 @@ def new_patients(findings: Findings) -> list[str]:
     for _, row in found.npde_tests.iterrows():
         word = "not those of" if row["global_p"] < SURPRISING else "compatible with"
         said.append(
-            f"Prediction errors of {row['dvid']} are {word} the model (p {number(row['global_p'])}, Bonferroni of three)."
+            f"Prediction errors of {row['dvid']} are {word} the model "
+            f"(p {number(row['global_p'])}, Bonferroni of three)."
         )
     odd = found.published[found.published["p_value"] < SURPRISING] if len(found.published) else found.published
     for _, row in odd.iterrows():
         scale = "" if row["comparable"] else " (on the scale of another laboratory)"
         said.append(
-            f"{row['study']}, {row['product']}, {row['statistic']}{scale}: published {number(row['published'])}, simulated "
-            f"{number(row['simulated'])} ({number(row['lower'])} to {number(row['upper'])}) {row['unit']}."
+            f"{row['study']}, {row['product']}, {row['statistic']}{scale}: published {number(row['published'])}, "
+            f"simulated {number(row['simulated'])} ({number(row['lower'])} to {number(row['upper'])}) {row['unit']}."
         )
     return [*said, *found.missing]
 
