@@ -104,7 +104,7 @@ def examine(
         missing.append("The run holds no draws of the prior: whether they are patients is not checked.")
     typical = {}
     if "curves" in tree.children:
-        typical = typical_curves(new, tree["curves"]["time"].values.astype(float))
+        typical = typical_curves(new, tree["curves"].to_dataset()["time"].values.astype(float))
     trials = published.compare(problem, draws, rng=published_rng)
     if len(trials) == 0:
         missing.append("No published figure is about a product and an assay of this cohort.")
