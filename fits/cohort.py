@@ -237,7 +237,7 @@ def write_cohort(table: pd.DataFrame, path: str | Path) -> None:
     Parameters
     ----------
     table
-        A canonical table, or any table laid out like a cohort file.
+        A canonical table, or any table laid out like a cohort file. An empty column LIMIT is not written.
     path
         File to write; replaced in one step, so that an interruption leaves no half a file.
 
@@ -248,6 +248,8 @@ def write_cohort(table: pd.DataFrame, path: str | Path) -> None:
     """
     target = Path(path)
     partial = target.with_name(f".{target.name}.partial")
+    if "LIMIT" in table and table["LIMIT"].isna().all():
+        table = table.drop(columns="LIMIT")
     try:
         table.to_csv(partial, index=False, encoding="utf-8", lineterminator="\n")
         partial.replace(target)
