@@ -75,6 +75,10 @@ class Records:
         (n,) natural units: copies/µg DNA, cells/µL, ng/mL, g/dL; the limit where censored; 1 for events.
     product
         (n,) product of the latest infusion at or before the record (for progression: strictly before).
+    lower
+        (n,) lower end where the family is `Family.INTERVAL`, whose upper end is `value`; NaN elsewhere.
+    lloq
+        (n,) lower limit of quantification: as given, or else the limit itself where censored below; NaN: unknown.
     """
 
     patients: tuple[str, ...]
@@ -85,6 +89,8 @@ class Records:
     family: npt.NDArray[np.int64]
     value: npt.NDArray[np.float64]
     product: npt.NDArray[np.str_]
+    lower: npt.NDArray[np.float64]
+    lloq: npt.NDArray[np.float64]
 
     def __len__(self) -> int:
         """Count the records."""
@@ -148,7 +154,9 @@ def records(cohort: Cohort, *, include_after_progression: bool = False, assays: 
     time = np.maximum(days[keep], 0.0)
     kind = np.array([ASSAYS.index(name) for name in dvid[keep]], dtype=np.int64)
     given = rows["DV"].to_numpy(dtype=np.float64)[keep]
-    family = _families(kind, given, rows["CENS"].to_numpy(dtype=np.int64)[keep])
+    limit = rows["LIMIT"].to_numpy(dtype=np.float64)[keep]
+    family = _families(kind, given, rows["CENS"].to_numpy(dtype=np.int64)[keep], limit)
+    lloq = rows["LLOQ"].to_numpy(dtype=np.float64)[keep]
     infusions = cohort.infusions
     slots = zip(infusions["ID"], infusions["SLOT"], infusions["PRODUCT"], strict=True)
     product_of = {(name, slot): product for name, slot, product in slots}
@@ -163,18 +171,35 @@ def records(cohort: Cohort, *, include_after_progression: bool = False, assays: 
         kind=kind[order],
         dvid=dvid[keep][order],
         family=family[order],
-        value=np.where(family >= int(Family.EVENT), 1.0, given)[order],
+        value=np.where(kind >= ASSAYS.index("progression"), 1.0, given)[order],
         product=product[order],
+        lower=np.where(family == int(Family.INTERVAL), limit, np.nan)[order],
+        lloq=np.where(np.isnan(lloq) & below_limit(family), given, lloq)[order],
     )
 
 
 def _families(
-    kind: npt.NDArray[np.int64], given: npt.NDArray[np.float64], cens: npt.NDArray[np.int64]
+    kind: npt.NDArray[np.int64],
+    given: npt.NDArray[np.float64],
+    cens: npt.NDArray[np.int64],
+    limit: npt.NDArray[np.float64],
 ) -> npt.NDArray[np.int64]:
     is_event = kind >= ASSAYS.index("progression")
     event = np.where(given == 1, int(Family.EVENT), int(Family.NO_EVENT))
-    sampled = np.select([cens == 1, cens == -1], [int(Family.BELOW), int(Family.ABOVE)], int(Family.QUANTIFIED))
+    # an interval from 0 on is a value below the limit: no assay reads less than nothing
+    codes = int(Family.INTERVAL), int(Family.BELOW), int(Family.ABOVE)
+    sampled = np.select([(cens == 1) & (limit > 0), cens == 1, cens == -1], codes, int(Family.QUANTIFIED))
     return np.where(is_event, event, sampled).astype(np.int64)
+
+
+def below_limit(family: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Whether records are censored below a limit, with or without a lower end."""
+    return np.isin(family, (int(Family.BELOW), int(Family.INTERVAL)))
+
+
+def above_limit(family: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Whether records are censored above a limit."""
+    return np.asarray(family == int(Family.ABOVE))
 
 
 def log_offset(dvid: Sequence[str] | npt.NDArray[np.str_]) -> npt.NDArray[np.float64]:

@@ -52,6 +52,7 @@ def contract(terms: Vocabulary) -> pa.DataFrameSchema:
             "DV": pa.Column("float64", at_least, nullable=True),
             "CENS": pa.Column("int64", pa.Check.isin([-1, 0, 1])),
             "LLOQ": pa.Column("float64", pa.Check.gt(0), nullable=True),
+            "LIMIT": pa.Column("float64", at_least, nullable=True),
         },
         name="cohort",
     )
@@ -65,7 +66,7 @@ class Cohort:
     ----------
     table
         The canonical table (`cohort_checks.canonical_table`): columns ID, TIME (days), EVID, AMT (cells),
-        PRODUCT, LD, DVID, DV (the assay's unit), CENS, LLOQ, then covariates in lower case; sorted. Not to
+        PRODUCT, LD, DVID, DV (the assay's unit), CENS, LLOQ, LIMIT, then covariates in lower case; sorted. Not to
         be changed.
     name
         The file or data set it came from.
@@ -112,8 +113,8 @@ class Cohort:
 
     @cached_property
     def observations(self) -> pd.DataFrame:
-        """One row per observation: ID, TIME (days), DVID, DV, CENS, LLOQ."""
-        columns = ["ID", "TIME", "DVID", "DV", "CENS", "LLOQ"]
+        """One row per observation: ID, TIME (days), DVID, DV, CENS, LLOQ, LIMIT."""
+        columns = ["ID", "TIME", "DVID", "DV", "CENS", "LLOQ", "LIMIT"]
         return self.table.loc[self.table["EVID"] == 0, columns].reset_index(drop=True)
 
     @cached_property
@@ -236,7 +237,7 @@ def write_cohort(table: pd.DataFrame, path: str | Path) -> None:
     Parameters
     ----------
     table
-        A canonical table, or any table laid out like a cohort file.
+        A canonical table, or any table laid out like a cohort file. An empty column LIMIT is not written.
     path
         File to write; replaced in one step, so that an interruption leaves no half a file.
 
@@ -247,6 +248,8 @@ def write_cohort(table: pd.DataFrame, path: str | Path) -> None:
     """
     target = Path(path)
     partial = target.with_name(f".{target.name}.partial")
+    if "LIMIT" in table and table["LIMIT"].isna().all():
+        table = table.drop(columns="LIMIT")
     try:
         table.to_csv(partial, index=False, encoding="utf-8", lineterminator="\n")
         partial.replace(target)

@@ -64,6 +64,7 @@ class _Row:
     dv: float = math.nan
     cens: int = 0
     lloq: float = math.nan
+    limit: float = math.nan
     bad: set[str] = field(default_factory=set)
 
 
@@ -148,7 +149,7 @@ def canonical_table(
     -------
     pandas.DataFrame
         Columns ID (str), TIME (days), EVID (int), AMT (cells), PRODUCT (str), LD, DVID (str), DV, CENS (int),
-        LLOQ, then the covariates in lower case. Text that does not apply is "", a number that does not apply
+        LLOQ, LIMIT, then the covariates in lower case. Text that does not apply is "", a number that does not apply
         NaN. Sorted by patient (digits within an ID count as numbers), time, infusions first, then assay.
 
     Raises
@@ -267,6 +268,7 @@ def _read_row(checker: _Checker, line: int, cells: tuple[str, ...]) -> _Row:
         row.ld = checker.number(row, "LD", "give an intensity from 0 to 1, or leave empty for 1")
     row.dv = checker.number(row, "DV", "give the measured value")
     row.lloq = checker.number(row, "LLOQ", "give the lower limit of quantification, or leave empty")
+    row.limit = checker.number(row, "LIMIT", "give the lower end of the interval, or leave empty")
     if row.evid == 1:
         (_check_infusion if courses else _check_dose)(checker, row)
     elif row.evid == 0:
@@ -396,12 +398,31 @@ def _check_observation(checker: _Checker, row: _Row) -> None:
         if row.cens:
             remedy = "leave CENS empty; DV = 0 says that the event had not happened by this day"
             checker.fault(row, "CENS", f"{row.dvid} cannot be below or above a limit", remedy)
+        if not math.isnan(row.limit):
+            checker.fault(row, "LIMIT", f"{row.dvid} has no interval", "leave LIMIT empty here")
     else:
         _check_concentration(checker, row)
 
 
+def _check_interval(checker: _Checker, row: _Row) -> None:
+    """Check the lower end of an interval whose upper end stands in DV."""
+    if math.isnan(row.limit):
+        return
+    if row.cens != 1:
+        what = f"LIMIT with CENS = {row.cens}"
+        checker.fault(
+            row, "LIMIT", what, "LIMIT is the lower end of a value below the limit in DV: CENS 1; or leave it empty"
+        )
+    elif row.limit >= row.dv:
+        what = f"LIMIT is not below DV, {_shown(row.dv)}"
+        checker.fault(row, "LIMIT", what, "write the interval's lower end in LIMIT, its upper end in DV")
+    elif row.limit < 0 and not checker.terms.assays[row.dvid].signed:
+        checker.fault(row, "LIMIT", "the lower end is negative", "leave it empty: the value lay anywhere below DV")
+
+
 def _check_concentration(checker: _Checker, row: _Row) -> None:
     assay = checker.terms.assays[row.dvid]
+    _check_interval(checker, row)
     if assay.signed:
         return
     if row.cens and row.dv <= 0:
@@ -620,11 +641,11 @@ def _assemble(
     for patient in sorted(patients, key=natural_order):
         entries: list[tuple[float, int, tuple[object, ...]]] = []
         for dose in infusions[patient]:
-            record = (patient, dose.time, 1, dose.amt, dose.product, dose.ld, "", none, 0, none)
+            record = (patient, dose.time, 1, dose.amt, dose.product, dose.ld, "", none, 0, none, none)
             entries.append((dose.time, -1, record))
         for row in patients[patient]:
             if row.evid == 0:
-                record = (patient, row.time, 0, none, "", none, row.dvid, row.dv, row.cens, row.lloq)
+                record = (patient, row.time, 0, none, "", none, row.dvid, row.dv, row.cens, row.lloq, row.limit)
                 entries.append((row.time, rank[row.dvid], record))
         records += [record for _, _, record in sorted(entries, key=lambda entry: entry[:2])]
     table = pd.DataFrame.from_records(records, columns=list(COLUMNS))

@@ -8,7 +8,10 @@ from typing import Final
 REQUIRED_COLUMNS: Final = ("ID", "TIME", "EVID", "AMT", "PRODUCT", "DVID", "DV")
 
 #: The canonical columns in their order; covariates follow.
-COLUMNS: Final = ("ID", "TIME", "EVID", "AMT", "PRODUCT", "LD", "DVID", "DV", "CENS", "LLOQ")
+COLUMNS: Final = ("ID", "TIME", "EVID", "AMT", "PRODUCT", "LD", "DVID", "DV", "CENS", "LLOQ", "LIMIT")
+
+#: The columns of tables that this package writes itself: their censored values have one limit.
+WRITTEN_COLUMNS: Final = COLUMNS[:-1]
 
 #: Assays (values of DVID) that are events and no concentrations.
 EVENTS: Final = ("progression", "death")

@@ -1,8 +1,9 @@
 """From a table and a model of one's own to a problem that can be fitted.
 
-The table has the columns of NONMEM, ``ID, TIME, EVID, AMT, DVID, DV, CENS, LLOQ``: TIME in the model's unit, from 0 up,
-the same for all patients; EVID 1 is a dose of AMT; DVID is one of the model's observables (it may be left out if there
-is one); CENS 1 says that the value lay below the limit that stands in DV. Any other column is a covariate.
+The table has the columns of NONMEM, ``ID, TIME, EVID, AMT, DVID, DV, CENS, LLOQ, LIMIT``: TIME in the model's unit,
+from 0 up, the same for all patients; EVID 1 is a dose of AMT; DVID is one of the model's observables (it may be left
+out if there is one); CENS 1 says that the value lay below the limit that stands in DV, and above LIMIT where there is
+one. Any other column is a covariate.
 """
 
 from collections.abc import Mapping
@@ -224,6 +225,8 @@ def pose_model(data: Cohort, model: Model, *, tolerance: float = TOLERANCE) -> P
             family=rows.family,
             value=rows.value,
             product=np.full(rows.dvid.size, "", dtype="<U1"),
+            lower=rows.lower,
+            lloq=np.full(rows.dvid.size, np.nan),
         ),
         fixed=fixed,
         tolerance=tolerance,

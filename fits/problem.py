@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reinfuse.model.course import Infusion, ResolvedInfusion, resolve
-from reinfuse.model.densities import Family
+from reinfuse.model.densities import Family, interval_code
 from reinfuse.model.derive.build import Kernel
 from reinfuse.model.derive.build import build as compile_model
 from reinfuse.model.equations import bcma
@@ -362,12 +362,16 @@ def _compare(rec: Records, present: Sequence[str]) -> Padded:
     """Records as rectangles in the kernel's terms: its kinds, and logarithms of assay values."""
     order = np.lexsort((rec.kind, rec.time, rec.patient))
     kind = np.array([present.index(a) if a in present else -1 for a in ASSAYS])[rec.kind]
+    offset = log_offset(rec.dvid)
+    between = rec.family == int(Family.INTERVAL)
+    family = rec.family.copy()
+    family[between] = interval_code(np.log((rec.value + offset)[between] / (rec.lower + offset)[between]))
     columns: dict[str, Any] = {
         "patient": rec.patient,
         "time": rec.time,
         "kind": kind,
-        "family": rec.family,
+        "family": family,
         "dvid": rec.dvid,
     }
-    columns |= {"value": np.log(rec.value + log_offset(rec.dvid)), "product": rec.product}
+    columns |= {"value": np.log(rec.value + offset), "product": rec.product}
     return replace(rec, **{name: column[order] for name, column in columns.items()}).padded()

@@ -8,11 +8,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from reinfuse.model.define import SMALLEST
-from reinfuse.model.densities import Family
 from reinfuse.model.equations.bcma import EARLY
 from reinfuse.model.parameters import from_transformed, to_transformed
 from reinfuse.model.simulate import solved
 
+from .assays import above_limit, below_limit
 from .coordinates import Layout
 from .likelihood_op import loglik_and_gradient
 from .population import OCCASION_LOG_SD, OCCASION_SD, design, estimated
@@ -196,13 +196,15 @@ def observed(problem: Problem) -> xr.Dataset:
     """The assay records, as the predictions order them."""
     rec = problem.observed
     rows = _compared(problem)
-    cens = np.select([rec.family[rows] == Family.BELOW, rec.family[rows] == Family.ABOVE], [1, -1], 0)
+    cens = np.select([below_limit(rec.family[rows]), above_limit(rec.family[rows])], [1, -1], 0)
     columns: dict[str, Any] = {
         "patient": np.array([rec.patients[i] for i in rec.patient[rows]], dtype=object),
         "time": rec.time[rows],
         "dvid": rec.dvid[rows].astype(object),
         "value": rec.value[rows],
         "cens": cens,
+        "lower": rec.lower[rows],
+        "lloq": rec.lloq[rows],
         "product": rec.product[rows].astype(object),
     }
     if problem.own:

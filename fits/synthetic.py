@@ -46,7 +46,7 @@ from reinfuse.model.simulate import Status, simulate_population
 
 from .assays import LOG_OFFSET
 from .cohort import cohort_from_frame, write_cohort
-from .cohort_terms import ASSAY_TABLE, COLUMNS
+from .cohort_terms import ASSAY_TABLE, WRITTEN_COLUMNS
 
 type Floats = NDArray[np.float64]
 
@@ -406,7 +406,7 @@ def _observe(
         )
         mine = {assay: values[i] for assay, values in curves.items()}
         rows += _rows(rng, name, story, mine, mprotein_share)
-    frame = pd.DataFrame.from_records(rows, columns=list(COLUMNS))
+    frame = pd.DataFrame.from_records(rows, columns=list(WRITTEN_COLUMNS))
     frame["synthetic"] = 1
     return cohort_from_frame(frame, name="the synthetic cohort").table, names
 

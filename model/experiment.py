@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from .densities import Family
+from .densities import Family, interval_code
 from .derive.build import Kernel
 from .errors import ReinfuseError
 from .parameters import from_transformed, to_transformed
@@ -215,6 +215,8 @@ class Rows:
         Doses.
     patient, time, dvid, family, value
         (r,) of every measurement, sorted by patient, time and observable; ``value`` in natural units.
+    lower
+        (r,) lower end of an interval whose upper end is the value; NaN elsewhere.
     """
 
     patients: tuple[str, ...]
@@ -224,6 +226,7 @@ class Rows:
     dvid: NDArray[np.str_]
     family: Integers
     value: Floats
+    lower: Floats
 
     def records(self, model: Model, kinds: Sequence[str]) -> Records:
         """As rectangles, for a kernel with these kinds of observation."""
@@ -235,9 +238,14 @@ class Rows:
         logged = np.array([model.observed[str(name)].log for name in self.dvid], dtype=bool)
         time, value = np.zeros(shape), np.ones(shape)
         kind, family = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-        time[at], family[at] = self.time, self.family
         kind[at] = [list(kinds).index(str(name)) for name in self.dvid]
-        value[at] = np.where(logged, np.log(np.where(logged, self.value, 1.0)), self.value)
+
+        def compared(x: Floats) -> Floats:
+            return np.where(logged, np.log(np.where(logged, x, 1.0)), x)
+
+        codes, between = self.family.copy(), self.family == int(Family.INTERVAL)
+        codes[between] = interval_code((compared(self.value) - compared(np.where(between, self.lower, 1.0)))[between])
+        time[at], family[at], value[at] = self.time, codes, compared(self.value)
         return Records(time, kind, family, value, count)
 
 
@@ -251,7 +259,7 @@ def read_rows(model: Model, data: Any) -> Rows:
     data
         Columns by name: a dictionary, a DataFrame, or what `reinfuse.fits.own_model.read_data` gives. ``ID, TIME, DV``;
         ``EVID`` (1: a dose, of ``AMT``), ``DVID`` (the observable; may be left out if there is one) and ``CENS`` (1:
-        below the limit in DV, -1: above it) where they are needed.
+        below the limit in DV, -1: above it) and ``LIMIT`` (with CENS 1: the value lay above it) where they are needed.
 
     Raises
     ------
@@ -290,7 +298,15 @@ def read_rows(model: Model, data: Any) -> Rows:
     place = np.array([[*model.observed].index(str(name)) if name in model.observed else -1 for name in dvid])
     order = np.lexsort((place, time, patient))
     order = order[measured[order]]
-    family = np.select([cens == 1, cens == -1], [int(Family.BELOW), int(Family.ABOVE)], int(Family.QUANTIFIED))
+    limit = numbers("LIMIT", np.nan)
+    between = (cens == 1) & np.isfinite(limit) & (~logged | (limit > 0))
+    if (wrong := measured & between & ~(limit < dv)).any():
+        row = int(np.argmax(wrong))
+        raise ReinfuseError(
+            f"LIMIT is {limit[row]:g} and DV {dv[row]:g} in row {row + 1}; LIMIT is the lower of the two"
+        )
+    codes = int(Family.INTERVAL), int(Family.BELOW), int(Family.ABOVE)
+    family = np.select([between, cens == 1, cens == -1], codes, int(Family.QUANTIFIED))
     return Rows(
         patients=patients,
         dosing=_doses_of(model, patient[~measured], time[~measured], numbers("AMT", np.nan)[~measured], len(patients)),
@@ -299,6 +315,7 @@ def read_rows(model: Model, data: Any) -> Rows:
         dvid=dvid[order],
         family=family[order].astype(np.int64),
         value=dv[order],
+        lower=np.where(between, limit, np.nan)[order],
     )
 
 

@@ -98,6 +98,7 @@ def show(found: "Findings", console: "Console") -> None:
     _convergence(found, console)
     _identifiability(found, console)
     _checks(found, console)
+    _new_patients(found, console)
     _yardsticks(found, console)
     _variants(found, console)
 
@@ -158,6 +159,57 @@ def _checks(found: "Findings", console: "Console") -> None:
             f"{odd} of {len(found.medians)} visit windows have a median with a predictive p-value below 0.05.",
             highlight=False,
         )
+
+
+def _new_patients(found: "Findings", console: "Console") -> None:
+    from reinfuse.fits.report import words
+
+    new = found.new_patients
+    lines: list[Sequence[str]] = [
+        (
+            row["dvid"],
+            f"{row['n']}",
+            f"{row['mean']:.2f} ({_number(row['mean_p'])})",
+            f"{row['variance']:.2f} ({_number(row['variance_p'])})",
+            _number(row["normality_p"]),
+            _number(row["global_p"]),
+        )
+        for row in _records(new.npde_tests)
+    ]
+    header: tuple[str, ...] = ("assay", "n", "mean (p)", "variance (p)", "normal p", "all p")
+    _print_table(console, "Prediction errors (npde), new patients", header, lines)
+    lines = [
+        (row["dvid"], row["stratum"], row["statistic"], words.number(row["observed"]), _spread(row, "predicted"))
+        for row in _records(new.sampled)
+    ]
+    header = ("assay", "product", "as sampled", "observed", "simulated (95 %)")
+    _print_table(console, "Peaks and nadirs, new patients", header, lines, words=3)
+    lines = [
+        (
+            f"{row['study']}, n {row['n']}",
+            f"{row['statistic']} ({row['unit']}){'' if row['comparable'] else ' *'}",
+            words.number(row["published"]),
+            _spread(row, "simulated"),
+            _number(row["p_value"]),
+        )
+        for row in _records(new.published)
+    ]
+    header = ("study", "statistic", "published", "simulated (95 %)", "p")
+    _print_table(console, "Published figures among simulated studies", header, lines, words=2)
+    if lines:
+        console.print("[dim]* on the scale of another laboratory: not comparable as it stands[/]", highlight=False)
+    lines = [
+        (
+            row["product"],
+            " ".join(word for word in (row["quantity"], row["limit"], row["unit"]) if word),
+            row["tag"],
+            f"{100 * row['outside']:.1f} %",
+        )
+        for row in _records(new.prior)
+    ]
+    _print_table(console, "Patients drawn from the prior", ("product", "limit", "tag", "beyond"), lines, words=3)
+    for sentence in (*words.percentiles(found), *new.missing):
+        console.print(f"• {escape(sentence)}", highlight=False)
 
 
 def _yardsticks(found: "Findings", console: "Console") -> None:
@@ -238,6 +290,12 @@ def _or_dash(value: int | None) -> str:
 
 def _number(value: float) -> str:
     return "–" if value != value else f"{value:.2f}"
+
+
+def _spread(row: dict[str, Any], name: str) -> str:
+    from reinfuse.fits.report.words import number
+
+    return f"{number(row[name])} ({number(row['lower'])} to {number(row['upper'])})"
 
 
 def _pair(value: float | None, error: float | None) -> str:

@@ -34,7 +34,7 @@ from reinfuse.model.errors import ReinfuseError
 from ..cohort import cohort_from_frame
 from ..cohort_checks import natural_order
 from ..cohort_files import read_cells
-from ..cohort_terms import ASSAY_TABLE, COLUMNS
+from ..cohort_terms import ASSAY_TABLE, WRITTEN_COLUMNS
 
 KINETICS_FILE: Final = "kinetics_long.csv"
 PATIENTS_FILE: Final = "patients.csv"
@@ -356,7 +356,7 @@ def _table(rows: Iterable[_Row], patients: pd.DataFrame) -> pd.DataFrame:
         )
         for row in ordered
     ]
-    table = pd.DataFrame.from_records(records, columns=list(COLUMNS))
+    table = pd.DataFrame.from_records(records, columns=list(WRITTEN_COLUMNS))
     covariates = patients.set_index("patient_id")[list(COVARIATES)]
     for name in COVARIATES:
         table[name] = table["ID"].map(covariates[name])

@@ -18,6 +18,9 @@ from ..own_model import Description
 from ..run import RunFolder
 from . import convergence, identifiability, predictive, yardsticks
 from .convergence import Diagnostics
+from .new_patients import NOT_OURS, NewPatientChecks
+from .new_patients import examine as examine_new_patients
+from .vpc import Vpc
 from .yardsticks import Yardsticks
 
 NO_YARDSTICKS: Final = (
@@ -49,6 +52,8 @@ class Findings:
         From `predictive`.
     yardsticks
         From `yardsticks.compute`.
+    new_patients
+        From `new_patients.examine`.
     """
 
     provenance: dict[str, Any]
@@ -65,6 +70,7 @@ class Findings:
     blq: pd.DataFrame
     medians: pd.DataFrame
     yardsticks: Yardsticks
+    new_patients: NewPatientChecks
 
     @property
     def rows(self) -> Mapping[str, Parameter] | None:
@@ -156,6 +162,9 @@ def examine(run: RunFolder) -> Findings:
     sticks = Yardsticks(missing=(NO_YARDSTICKS,))
     if own is None:
         sticks = yardsticks.compute(tree, cohort, forecast=run.forecast(), rng=rng)
+    new = NewPatientChecks(missing=(NOT_OURS,))
+    if own is None:
+        new = examine_new_patients(tree, cohort, written, rng=rng.spawn(1)[0])
     return Findings(
         provenance=written,
         own=own,
@@ -171,12 +180,13 @@ def examine(run: RunFolder) -> Findings:
         blq=blq,
         medians=medians,
         yardsticks=sticks,
+        new_patients=new,
     )
 
 
 def record(run: RunFolder, findings: Findings) -> None:
     """Write `diagnostics.json` (verdict, identifiability and yardsticks) and `summary.csv` into the run."""
-    found = findings.yardsticks
+    found, new = findings.yardsticks, findings.new_patients
     run.write_diagnostics(
         {
             **findings.diagnostics.to_json(),
@@ -193,6 +203,25 @@ def record(run: RunFolder, findings: Findings) -> None:
                 "discrimination": found.discrimination.to_dict("records"),
                 "missing": list(found.missing),
             },
+            "new_patients": {
+                "npde": new.npde_tests.to_dict("records"),
+                "sampled": new.sampled.to_dict("records"),
+                "published": new.published.to_dict("records"),
+                "prior": new.prior.to_dict("records"),
+                "vpc": {} if new.vpc is None else _vpc_numbers(new.vpc),
+                "missing": list(new.missing),
+            },
         }
     )
     run.write_summary(findings.summary)
+
+
+def _vpc_numbers(found: Vpc) -> dict[str, Any]:
+    outside, of = found.outside
+    return {
+        "studies": found.studies,
+        "percentiles_outside": outside,
+        "percentiles": of,
+        "share_dropped": found.dropped,
+        "patients_left_out": found.failed,
+    }

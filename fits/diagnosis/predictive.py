@@ -93,7 +93,7 @@ def per_observation(tree: xr.DataTree, infusions: Mapping[str, Sequence[float]] 
     value = table["value"].to_numpy()
     logged = observed["log"].values.astype(bool) if "log" in observed else np.ones(len(table), dtype=bool)
     log_value = np.where(logged, to_log(np.where(logged, value, 1.0), table["dvid"]), value)
-    low, high = scores.rank_bounds(draws, log_value, table["cens"])
+    low, high = scores.rank_bounds(draws, log_value, table["cens"], lower_ends(observed))
     table["observed"] = log_value
     table["predicted"] = np.median(centre, axis=0)
     table["lower"], table["upper"] = np.quantile(draws, [0.025, 0.975], axis=0)
@@ -103,6 +103,17 @@ def per_observation(tree: xr.DataTree, infusions: Mapping[str, Sequence[float]] 
     table["deviate"] = np.where(quantified, scores.normal_rank(low, high), np.nan)
     keep = np.isfinite(draws).all(axis=0) & ~table["dvid"].isin(["progression", "death"]).to_numpy()
     return table[keep]
+
+
+def lower_ends(observed: xr.Dataset) -> Array | None:
+    """Return lower ends of intervals on the scale of the residuals, NaN elsewhere; None where the data hold none."""
+    if "lower" not in observed:
+        return None
+    lower = observed["lower"].values.astype(float)
+    logged = np.isfinite(lower)
+    if "log" in observed:
+        logged &= observed["log"].values.astype(bool)
+    return np.where(logged, to_log(np.where(logged, lower, 1.0), observed["dvid"].values.astype(str)), lower)
 
 
 def coverage_table(observations: pd.DataFrame) -> pd.DataFrame:

@@ -1,8 +1,9 @@
 """Scores of predictions against observations, censored ones included.
 
-One observation is (`value`, `cens`): quantified (`cens` 0), at or below its limit (1, the value is the limit)
-or above an upper limit (-1). Everything here is on the scale of the residual error, the natural logarithm for
-concentrations, and treats a censored value as what it is: an interval, never a number (M3; Beal 2001).
+One observation is (`value`, `cens`): quantified (`cens` 0), at or below its limit (1, the value is the limit; with a
+finite `lower` it lies between the two) or above an upper limit (-1). Everything here is on the scale of the residual
+error, the natural logarithm for concentrations, and treats a censored value as what it is: an interval, never a number
+(M3; Beal 2001).
 """
 
 from collections.abc import Callable
@@ -34,7 +35,15 @@ def log_cdf(z: Array, nu: float) -> Array:
         return np.asarray(np.log(special.stdtr(nu, z)))
 
 
-def log_density(value: Array, cens: npt.ArrayLike, *, centre: Array, sigma: npt.ArrayLike, nu: float) -> Array:
+def log_density(
+    value: Array,
+    cens: npt.ArrayLike,
+    *,
+    centre: Array,
+    sigma: npt.ArrayLike,
+    nu: float,
+    lower: Array | None = None,
+) -> Array:
     """Return ln p(value | draw) of Student-t residuals, with M3 for censored values.
 
     Parameters
@@ -49,6 +58,8 @@ def log_density(value: Array, cens: npt.ArrayLike, *, centre: Array, sigma: npt.
         Residual scale, broadcast against `centre`.
     nu
         Degrees of freedom; `inf` is the normal distribution.
+    lower
+        (n,) lower ends of intervals, NaN elsewhere; none when None.
 
     Returns
     -------
@@ -61,7 +72,19 @@ def log_density(value: Array, cens: npt.ArrayLike, *, centre: Array, sigma: npt.
     density = log_pdf(z, nu) - np.log(scale)
     limited = flag != 0
     density[limited] = log_cdf(np.where(flag > 0, z, -z)[limited], nu)
+    if lower is not None and np.isfinite(lower).any():
+        between = np.isfinite(lower)
+        bottom = (lower[between] - centre[:, between]) / scale[:, between]
+        density[:, between] = _log_between(z[:, between], bottom, nu)
     return density
+
+
+def _log_between(top: Array, bottom: Array, nu: float) -> Array:
+    """Log probability between two standardised values, from the tail in which it does not cancel."""
+    upper = bottom > 0
+    far, near = np.where(upper, -bottom, top), np.where(upper, -top, bottom)
+    large = log_cdf(far, nu)
+    return np.asarray(large + np.log(-np.expm1(log_cdf(near, nu) - large)))
 
 
 def expected_log_density(densities: Array, log_weights: Array | None = None) -> Array:
@@ -80,7 +103,7 @@ def expected_log_density(densities: Array, log_weights: Array | None = None) -> 
     return np.asarray(special.logsumexp(densities + weights, axis=0) - special.logsumexp(weights, axis=0))
 
 
-def rank_bounds(draws: Array, value: Array, cens: npt.ArrayLike) -> tuple[Array, Array]:
+def rank_bounds(draws: Array, value: Array, cens: npt.ArrayLike, lower: Array | None = None) -> tuple[Array, Array]:
     """Return the lowest and the highest rank that an observation may have among its predictive draws.
 
     A quantified value has one rank F(value) (ties count half); a value below its limit has any rank in
@@ -92,10 +115,15 @@ def rank_bounds(draws: Array, value: Array, cens: npt.ArrayLike) -> tuple[Array,
         (s, n) draws of new observations.
     value, cens
         (n,) observations.
+    lower
+        (n,) lower ends of intervals, NaN elsewhere; none when None.
     """
     observed = np.asarray(value, dtype=float)
     share = (draws < observed).mean(axis=0) + 0.5 * (draws == observed).mean(axis=0)
-    return _bounds(share, np.asarray(cens))
+    low, high = _bounds(share, np.asarray(cens))
+    if lower is not None:
+        low = np.where(np.isfinite(lower), (draws < lower).mean(axis=0), low)
+    return low, high
 
 
 def mixture_rank_bounds(
@@ -106,16 +134,22 @@ def mixture_rank_bounds(
     sigma: npt.ArrayLike,
     nu: float,
     log_weights: Array | None = None,
+    lower: Array | None = None,
 ) -> tuple[Array, Array]:
     """Return `rank_bounds` from predictions and a residual law, with no random draws of the residual."""
     scale = np.broadcast_to(np.asarray(sigma, dtype=float), centre.shape)
-    below = np.exp(log_cdf((np.asarray(value, dtype=float) - centre) / scale, nu))
-    if log_weights is None:
-        share = below.mean(axis=0)
-    else:
+
+    def share(at: Array) -> Array:
+        below = np.exp(log_cdf((at - centre) / scale, nu))
+        if log_weights is None:
+            return np.asarray(below.mean(axis=0))
         weights = special.softmax(log_weights, axis=0)
-        share = (below * (weights[:, None] if weights.ndim == 1 else weights)).sum(axis=0)
-    return _bounds(share, np.asarray(cens))
+        return np.asarray((below * (weights[:, None] if weights.ndim == 1 else weights)).sum(axis=0))
+
+    low, high = _bounds(share(np.asarray(value, dtype=float)), np.asarray(cens))
+    if lower is not None:
+        low = np.where(np.isfinite(lower), share(np.where(np.isfinite(lower), lower, 0.0)), low)
+    return low, high
 
 
 def coverage(low: Array, high: Array, level: float) -> Array:

@@ -384,6 +384,7 @@ def score_forecast(
     sigma: npt.ArrayLike,
     nu: float = NU,
     log_weights: Array | None = None,
+    lower: Array | None = None,
 ) -> pd.DataFrame:
     """Score a forecast row by row.
 
@@ -399,6 +400,8 @@ def score_forecast(
         Residual scale, broadcast against `centre`, and degrees of freedom.
     log_weights
         (s, n) log weights of the draws; equal when None.
+    lower
+        (n,) lower ends of intervals, ln scale, NaN elsewhere; none when None.
 
     Returns
     -------
@@ -408,8 +411,10 @@ def score_forecast(
         how far the prediction lies on the wrong side of its limit).
     """
     flags = np.asarray(cens)
-    density = scores.log_density(value, flags, centre=centre, sigma=sigma, nu=nu)
-    low, high = scores.mixture_rank_bounds(value, flags, centre=centre, sigma=sigma, nu=nu, log_weights=log_weights)
+    density = scores.log_density(value, flags, centre=centre, sigma=sigma, nu=nu, lower=lower)
+    low, high = scores.mixture_rank_bounds(
+        value, flags, centre=centre, sigma=sigma, nu=nu, log_weights=log_weights, lower=lower
+    )
     table = pd.DataFrame({"cens": flags, "elpd": scores.expected_log_density(density, log_weights)})
     for level in scores.LEVELS:
         table[f"inside_{level * 100:.0f}"] = scores.coverage(low, high, level)

@@ -168,6 +168,7 @@ def _own_forecast(forecast: xr.Dataset) -> pd.DataFrame:
         centre=forecast["prediction"].transpose("sample", "row").values,
         sigma=forecast["sigma"].transpose("sample", "row").values,
         nu=nu,
+        lower=predictive.lower_ends(forecast),
     )
     names = {name: forecast[name].values for name in ("patient", "time", "dvid")}
     return scored.assign(**names).astype({"patient": str, "dvid": str})

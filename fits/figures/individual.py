@@ -27,6 +27,7 @@ def individual_fits(
     products: Mapping[str, str] | None = None,
     infusions: Mapping[str, Sequence[float]] | None = None,
     progressions: Mapping[str, float] | None = None,
+    population: style.Array | None = None,
 ) -> list[Figure]:
     """Draw one assay of all patients who have it, twelve to a page.
 
@@ -48,6 +49,8 @@ def individual_fits(
         Days of the infusions by patient; those after day 0 are marked.
     progressions
         Day of progression by patient, marked too.
+    population
+        (patient, time) the typical patient with each one's dose and course, natural scale; drawn as a thin line.
 
     Returns
     -------
@@ -69,6 +72,8 @@ def individual_fits(
             product = (products or {}).get(name, "")
             colour = style.product_colour(product, sorted(set((products or {}).values())))
             bands(panel, times, curves[:, place[name]], colour)
+            if population is not None:
+                panel.plot(times, population[place[name]], color=style.GREY, linewidth=0.9, linestyle="-.")
             points(panel, own[own["patient"] == name])
             for day in (infusions or {}).get(name, ()):
                 if day > 0:
@@ -84,7 +89,10 @@ def individual_fits(
         part = f", {number} of {len(pages)}" if len(pages) > 1 else ""
         figure.suptitle(f"Individual fits: {style.assay_name(dvid)}{part}")
         figure.supylabel(style.assay_name(dvid), fontsize=8)
-        style.legend_below(figure, legend(own, bool(progressions), _has_second(infusions, page)), columns=4)
+        handles = legend(own, bool(progressions), _has_second(infusions, page))
+        if population is not None:
+            handles.append(Line2D([], [], color=style.GREY, linewidth=0.9, linestyle="-.", label="typical patient"))
+        style.legend_below(figure, handles, columns=4)
         figures.append(figure)
     return figures
 

@@ -12,7 +12,7 @@ from ..diagnosis.identifiability import WORDS
 from ..diagnosis.scalars import Scalar, list_scalars, stack
 from ..diagnosis.yardsticks import infusion_days
 from ..own_model import Description
-from . import chains, individual, own_model, parameters, predictive, style, survival
+from . import chains, individual, npde, own_model, parameters, predictive, style, survival, vpc
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,7 @@ def draw_all(findings: Findings) -> Iterator[Plate]:
     else:
         yield from _individual_fits(findings)
         yield from _checks(findings)
+        yield from _new_patients(findings)
         yield from _progression(findings)
     yield from _parameters(findings)
     yield from _chains(findings)
@@ -62,7 +63,8 @@ def count_plates(findings: Findings) -> int:
     fits = assays * _pages(findings.cohort.n_patients, individual.PER_PAGE)
     learned = 1 + _pages(scalars, parameters.PER_PAGE)
     learned += _pages(findings.posterior.sizes["effect"], parameters.COLUMNS)
-    return fits + 2 + assays + 1 + learned + _pages(scalars, chains.PER_PAGE)
+    new = 0 if findings.new_patients.vpc is None else assays + 1
+    return fits + 2 + assays + new + 1 + learned + _pages(scalars, chains.PER_PAGE)
 
 
 def _pages(items: int, per_page: int) -> int:
@@ -88,6 +90,7 @@ def _individual_fits(findings: Findings) -> Iterator[Plate]:
             products=_first_products(findings),
             infusions=infusion_days(findings.cohort),
             progressions=dict(zip(progressed["patient"], progressed["time"], strict=True)),
+            population=findings.new_patients.typical.get(dvid),
         )
         for number, figure in enumerate(figures, start=1):
             yield Plate(
@@ -95,7 +98,7 @@ def _individual_fits(findings: Findings) -> Iterator[Plate]:
                 name=f"individual_{dvid}_{number}",
                 caption=f"Individual fits of {style.assay_name(dvid)}, page {number} of {len(figures)}. "
                 "Bands are the curves that the posterior allows, without residual error; triangles lie at "
-                "a limit.",
+                "a limit; the thin line is the typical patient with the same dose and course.",
                 figure=figure,
             )
 
@@ -162,6 +165,32 @@ def _checks(findings: Findings) -> Iterator[Plate]:
                 "visit window with the 95 % band of simulated ones; below, the share under the limit.",
                 figure=figure,
             )
+
+
+def _new_patients(findings: Findings) -> Iterator[Plate]:
+    found = findings.new_patients
+    if found.vpc is not None:
+        percentiles, shares, points = found.vpc.percentiles, found.vpc.blq, found.vpc.points
+        for dvid in sorted(percentiles["dvid"].unique()):
+            figure = vpc.visual_predictive_check(percentiles, shares, points, dvid)
+            if figure is not None:
+                yield Plate(
+                    section="checks",
+                    name=f"vpc_{dvid}",
+                    caption=f"Visual predictive check of {style.assay_name(dvid)}, new patients of the same design: "
+                    "10th, 50th and 90th percentile of the data with the 95 % band of simulated studies, as measured "
+                    "and prediction-corrected; below, the share under the limit. Percentiles that lie under the limit "
+                    "are not drawn, bands end at it.",
+                    figure=figure,
+                )
+    if len(found.npde):
+        yield Plate(
+            section="checks",
+            name="npde",
+            caption="Normalised prediction distribution errors: standard normal under the model, at every time and "
+            "at every prediction.",
+            figure=npde.prediction_errors(found.npde),
+        )
 
 
 def _progression(findings: Findings) -> Iterator[Plate]:

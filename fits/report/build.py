@@ -120,6 +120,8 @@ def render(
         shrinkage=findings.shrinkage.to_dict("records"),
         aliases=findings.aliases.to_dict("records"),
         check_tables=_check_tables(findings),
+        new_patient_tables=_new_patient_tables(findings),
+        new_patient_words=words.new_patients(findings),
         yardstick_tables=_yardstick_tables(findings),
         forecast_words=words.forecast(findings),
         missing=findings.yardsticks.missing,
@@ -172,6 +174,56 @@ COVERAGE_COLUMNS: Final = {
     "inside_50": "in 50 %",
     "inside_80": "in 80 %",
     "inside_95": "in 95 %",
+}
+
+NPDE_COLUMNS: Final = {
+    "dvid": "assay",
+    "n": "n",
+    "n_censored": "censored",
+    "mean": "mean",
+    "mean_p": "p (Wilcoxon)",
+    "variance": "variance",
+    "variance_p": "p (Fisher)",
+    "normality_p": "p (Shapiro-Wilk)",
+    "global_p": "p, all three",
+}
+
+SAMPLED_COLUMNS: Final = {
+    "dvid": "assay",
+    "stratum": "product",
+    "statistic": "statistic",
+    "n": "courses",
+    "observed": "observed",
+    "predicted": "simulated",
+    **INTERVAL_COLUMNS,
+    "p_value": "p",
+}
+
+PUBLISHED_COLUMNS: Final = {
+    "product": "product",
+    "study": "study",
+    "n": "n",
+    "statistic": "statistic",
+    "unit": "unit",
+    "published": "published",
+    "simulated": "simulated",
+    **INTERVAL_COLUMNS,
+    "p_value": "p",
+    "comparable": "comparable scale",
+    "tag": "tag",
+    "source": "source",
+}
+
+PRIOR_COLUMNS: Final = {
+    "product": "product",
+    "quantity": "quantity",
+    "unit": "unit",
+    "limit": "limit",
+    "outside": "share beyond",
+    "median": "median",
+    **INTERVAL_COLUMNS,
+    "tag": "tag",
+    "source": "source",
 }
 
 FORECAST_COLUMNS: Final = {
@@ -237,6 +289,19 @@ def _check_tables(findings: Findings) -> list[dict[str, Any]]:
         _table("Share of measurements inside predictive intervals", findings.coverage, COVERAGE_COLUMNS),
         _table("Share below the limit of quantification, 95 % interval", blq, by_window),
         _table("Medians by visit window, 95 % interval, predictive p-value", findings.medians, medians),
+    ]
+
+
+def _new_patient_tables(findings: Findings) -> list[dict[str, Any]]:
+    found = findings.new_patients
+    trials = found.published
+    if len(trials):
+        trials = trials.assign(comparable=trials["comparable"].map({True: "yes", False: "no"}))
+    return [
+        _table("Normalised prediction distribution errors: tests", found.npde_tests, NPDE_COLUMNS),
+        _table("Peaks and nadirs as sampled, 95 % of simulated studies", found.sampled, SAMPLED_COLUMNS),
+        _table("Published figures among simulated studies of the same size", trials, PUBLISHED_COLUMNS),
+        _table("Patients drawn from the prior beyond the limits of physiology", found.prior, PRIOR_COLUMNS),
     ]
 
 

@@ -166,6 +166,39 @@ def medians(findings: Findings) -> list[str]:
     return [f"{said}: {names}."]
 
 
+def percentiles(findings: Findings) -> list[str]:
+    """Say how the visual predictive check came out."""
+    found = findings.new_patients.vpc
+    if found is None:
+        return []
+    outside, of = found.outside
+    return [
+        f"Visual predictive check: {outside} of {of} observed percentiles lie outside the 95 % band of {found.studies} "
+        f"simulated studies; dropout took {percent(found.dropped)} of the planned measurements; {found.failed} "
+        f"simulated patients were left out, in all studies together."
+    ]
+
+
+def new_patients(findings: Findings) -> list[str]:
+    """Say what the checks with new patients found, and what could not be made."""
+    found = findings.new_patients
+    said = percentiles(findings)
+    for _, row in found.npde_tests.iterrows():
+        word = "not those of" if row["global_p"] < SURPRISING else "compatible with"
+        said.append(
+            f"Prediction errors of {row['dvid']} are {word} the model "
+            f"(p {number(row['global_p'])}, Bonferroni of three)."
+        )
+    odd = found.published[found.published["p_value"] < SURPRISING] if len(found.published) else found.published
+    for _, row in odd.iterrows():
+        scale = "" if row["comparable"] else " (on the scale of another laboratory)"
+        said.append(
+            f"{row['study']}, {row['product']}, {row['statistic']}{scale}: published {number(row['published'])}, "
+            f"simulated {number(row['simulated'])} ({number(row['lower'])} to {number(row['upper'])}) {row['unit']}."
+        )
+    return [*said, *found.missing]
+
+
 def sources(findings: Findings) -> list[dict[str, str]]:
     """Return the sources of the priors, each once, with the parameters that rest on it."""
     rows: dict[str, list[str]] = {}

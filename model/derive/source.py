@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..densities import DENSITIES
+from ..densities import DENSITIES, RESOLUTION, Family, interval
 from ..equations.definition import State
 from . import emit
 from .algebra import Graph, Node
@@ -171,22 +171,24 @@ class _Writer:
 def density() -> str:
     """Log density of an observation by family, with its derivatives by location and scale."""
     g = Graph()
-    location, scale, value = g.leaf("a"), g.leaf("b"), g.leaf("value")
+    location, scale, value, width = g.leaf("a"), g.leaf("b"), g.leaf("value"), g.leaf("width")
     lines = ["result = -np.inf"]
     for family, equation in DENSITIES.items():
-        result = g.lift(equation(location, scale, value))
-        one = g.constant(1.0)
-        bars = pullback([result], [one], ["a", "b"])
-        places: dict[str, emit.Slot | str] = {
-            "a": emit.Slot("out", 0),
-            "b": emit.Slot("out", 1),
-            "value": "value",
-        }
-        outputs = [emit.Write(emit.Slot("ob", i), b) for i, b in enumerate(bars)]
-        outputs.append(emit.Write(emit.Slot("lp", 0), result))
-        body = [line.replace("lp[0] =", "result =") for line in emit.body(emit.SCALAR, places, outputs)]
-        lines += [
-            f"{'if' if family == 0 else 'elif'} family == {int(family)}:",
-            *(f"    {line}" for line in body),
-        ]
+        lines.append(f"{'if' if family == 0 else 'elif'} family == {int(family)}:")
+        lines += _with_derivatives(g, g.lift(equation(location, scale, value)))
+    lines += [
+        f"elif family > {int(Family.INTERVAL)}:",
+        f"    width = (family - {int(Family.INTERVAL)}) * {RESOLUTION!r}",
+    ]
+    lines += _with_derivatives(g, g.lift(interval(location, scale, value, width)))
     return emit.function("density(family, value, out, ob)", [*lines, "return result"])
+
+
+def _with_derivatives(g: Graph, result: Node) -> list[str]:
+    """Body of a branch of `density`."""
+    bars = pullback([result], [g.constant(1.0)], ["a", "b"])
+    places: Places = {"a": emit.Slot("out", 0), "b": emit.Slot("out", 1), "value": "value", "width": "width"}
+    outputs = [emit.Write(emit.Slot("ob", i), b) for i, b in enumerate(bars)]
+    outputs.append(emit.Write(emit.Slot("lp", 0), result))
+    body = emit.body(emit.SCALAR, places, outputs)
+    return [f"    {line.replace('lp[0] =', 'result =')}" for line in body]

@@ -75,7 +75,7 @@ class TestReading:
         cohort = read_cohort(written(tmp_path, text()))
         table = cohort.table
         assert list(table.columns) == [
-            *("ID", "TIME", "EVID", "AMT", "PRODUCT", "LD", "DVID", "DV", "CENS", "LLOQ"),
+            *("ID", "TIME", "EVID", "AMT", "PRODUCT", "LD", "DVID", "DV", "CENS", "LLOQ", "LIMIT"),
             "age",
         ]
         kinds = {"EVID": "int64", "CENS": "int64", "ID": "str", "PRODUCT": "str", "DVID": "str"}

@@ -7,7 +7,20 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import t as student
 
-from reinfuse.model.densities import DENSITIES, Family, above, below, event, no_event, quantified
+from reinfuse.model.densities import (
+    DENSITIES,
+    RESOLUTION,
+    WIDEST,
+    Family,
+    above,
+    below,
+    event,
+    interval,
+    interval_code,
+    interval_width,
+    no_event,
+    quantified,
+)
 from reinfuse.model.derive.algebra import Graph
 from reinfuse.model.derive.reverse import pullback
 
@@ -108,4 +121,53 @@ def test_derivatives_of_event_times(derivatives):
 
 
 def test_every_family_has_a_density():
-    assert set(DENSITIES) == set(Family)
+    assert {*DENSITIES, Family.INTERVAL} == set(Family)
+
+
+def between(low, high):
+    """Log probability between two values, from the tail in which the difference keeps its digits."""
+    return np.log(T4.sf(low) - T4.sf(high)) if low > 0 else np.log(T4.cdf(high) - T4.cdf(low))
+
+
+@given(finite, scales, finite, st.floats(1e-2, 30.0))
+def test_a_value_in_an_interval(location, scale, value, width):
+    wanted = between((value - width - location) / scale, (value - location) / scale)
+    assert interval(location, scale, value, width) == pytest.approx(wanted, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("z", FAR)
+@pytest.mark.parametrize("width", [1e-9, 1e-3, 1.0, 40.0, 1e5])
+def test_an_interval_in_both_tails_is_its_mirror_image(z, width):
+    assert interval(0.0, 1.0, z, width) == pytest.approx(interval(0.0, 1.0, width - z, width), rel=1e-9, abs=1e-15)
+
+
+@pytest.mark.parametrize("z", FAR)
+def test_a_narrow_interval_is_a_density_and_a_wide_one_a_limit(z):
+    narrow = 1e-6 * max(1.0, abs(z))
+    density = quantified(0.0, 1.0, z - 0.5 * narrow) + np.log(narrow)
+    assert interval(0.0, 1.0, z, narrow) == pytest.approx(density, rel=1e-9, abs=1e-9)
+    wide = 1e6 * max(1.0, abs(z))
+    assert interval(0.0, 1.0, z, wide) == pytest.approx(below(0.0, 1.0, z), rel=1e-6, abs=1e-12)
+
+
+@given(location=finite, scale=scales, value=finite, width=st.floats(1e-2, 30.0))
+def test_derivatives_of_an_interval(location, scale, value, width):
+    g = Graph()
+    result = g.lift(interval(*(g.leaf(name) for name in ("a", "b", "value", "width"))))
+    derivative = as_python(pullback([result], [g.constant(1.0)], ["a", "b"]), ("a", "b", "value", "width"))
+    ends = np.array([value - width - location, value - location]) / scale
+    chance = np.exp(between(*ends))
+    wanted = [-np.diff(T4.pdf(ends))[0] / chance / scale, -np.diff(ends * T4.pdf(ends))[0] / chance / scale]
+    # the differences here lose digits where the interval is narrow or far out
+    noise = 1e-14 * T4.pdf(ends).max() * np.array([1.0, abs(ends).max()]) / chance / scale
+    assert derivative(location, scale, value, width) == pytest.approx(wanted, rel=1e-6, abs=1e-9 + noise.max())
+
+
+def test_the_width_travels_in_the_code():
+    width = np.array([RESOLUTION, 1e-6, 0.7, np.log(5), WIDEST])
+    codes = interval_code(width)
+    assert (codes > Family.INTERVAL).all()
+    np.testing.assert_allclose(interval_width(codes), width, atol=RESOLUTION)
+    for wrong in (0.0, -1.0, np.nan, np.inf, 2 * WIDEST):
+        with pytest.raises(ValueError, match="widths of intervals"):
+            interval_code(wrong)
