@@ -12,7 +12,7 @@ from ..diagnosis.identifiability import WORDS
 from ..diagnosis.scalars import Scalar, list_scalars, stack
 from ..diagnosis.yardsticks import infusion_days
 from ..own_model import Description
-from . import chains, individual, own_model, parameters, predictive, style, survival
+from . import chains, forecasts, individual, own_model, parameters, predictive, style, survival
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,7 @@ def draw_all(findings: Findings) -> Iterator[Plate]:
         yield from _individual_fits(findings)
         yield from _checks(findings)
         yield from _progression(findings)
+        yield from _forecasts(findings)
     yield from _parameters(findings)
     yield from _chains(findings)
 
@@ -62,7 +63,7 @@ def count_plates(findings: Findings) -> int:
     fits = assays * _pages(findings.cohort.n_patients, individual.PER_PAGE)
     learned = 1 + _pages(scalars, parameters.PER_PAGE)
     learned += _pages(findings.posterior.sizes["effect"], parameters.COLUMNS)
-    return fits + 2 + assays + 1 + learned + _pages(scalars, chains.PER_PAGE)
+    return fits + 2 + assays + 3 + learned + _pages(scalars, chains.PER_PAGE)
 
 
 def _pages(items: int, per_page: int) -> int:
@@ -199,6 +200,26 @@ def _progression(findings: Findings) -> Iterator[Plate]:
         "end follow-up.",
         figure=survival.survival_curves(groups, title="Progression: observed against predicted"),
     )
+
+
+def _forecasts(findings: Findings) -> Iterator[Plate]:
+    found = findings.yardsticks
+    if len(found.forecast):
+        yield Plate(
+            section="progression",
+            name="forecast",
+            caption="Samples of about day 100 forecast from each cut-off day, by this model and simple rivals: median "
+            "error, CRPS (both in ln units, less is better) and the share of samples inside predictive intervals.",
+            figure=forecasts.by_cutoff(found.forecast),
+        )
+    if len(found.thirds):
+        yield Plate(
+            section="progression",
+            name="forecast_progression",
+            caption="Progression by day 180 of those free of it at each cut-off, each patient's own outcome withheld: "
+            "observed (Kaplan-Meier, 95 % interval) against predicted in thirds of the predicted risk.",
+            figure=forecasts.calibration(found.thirds),
+        )
 
 
 def _parameters(findings: Findings) -> Iterator[Plate]:
