@@ -137,6 +137,7 @@ def forecast(
         As `RunFolder.write_forecast` wants it.
     """
     places = thinned(draws, populations)
+    each = [place for place in places for _ in range(KEPT)]
     hyper = np.stack([draws.hyper(c, k) for c, k in places])
     centre = hyper.mean(axis=0)
     posteriors = [Posterior(problem), *(Posterior(early(problem, cutoff)) for cutoff in cutoffs)]
@@ -150,10 +151,10 @@ def forecast(
     for cutoff, posterior, known in zip(cutoffs, posteriors[1:], seen, strict=True):
         deviations = _deviations(posterior, known, hyper, rng, cores, tick)
         log_weights = np.repeat(left_out(everything.score - known.score, hyper - centre), KEPT, axis=0)
-        simulated = _simulated(problem, draws, places, deviations, rows, cutoff)
-        parts.append(_predicted(problem, draws, places, rows, simulated, log_weights, cutoff))
+        simulated = simulated_until(problem, draws, each, deviations, rows, cutoff)
+        parts.append(predicted(problem, draws, each, rows, simulated, log_weights, cutoff))
         if "H" in simulated.curves:
-            risk, free = _progression(problem, simulated, log_weights, cutoff)
+            risk, free = progression(problem, simulated, log_weights, cutoff)
             risks.append(risk)
             frees.append(free)
     result = xr.concat(parts, dim="row").assign(nu=((), DEGREES))
@@ -214,7 +215,7 @@ def left_out(slope: Floats, hyper: Floats) -> Floats:
 
 
 @dataclass(frozen=True)
-class _Simulated:
+class Simulated:
     """Read-outs (sample, n, T) of all draws at common times."""
 
     times: Floats
@@ -225,6 +226,75 @@ class _Simulated:
         if name == "H" and day < EARLY:
             return np.zeros(self.curves[name].shape[:2])
         return self.curves[name][:, :, int(np.searchsorted(self.times, day))]
+
+
+def simulated_until(
+    problem: Problem,
+    draws: Draws,
+    places: Sequence[tuple[int, int]],
+    deviations: Floats,
+    rows: xr.Dataset,
+    cutoff: float,
+) -> Simulated:
+    """Read-outs on all days that forecasts ask for, of populations at places and deviations (sample, n, q)."""
+    thetas = [
+        draws.design.theta(draws.population[c, k], draws.effect[c, k], b)
+        for (c, k), b in zip(places, deviations, strict=True)
+    ]
+    times = np.unique(np.concatenate([rows["time"].to_numpy(), HORIZONS, [cutoff]]))
+    return Simulated(times, simulate_draws(problem, np.stack(thetas), times))
+
+
+def predicted(
+    problem: Problem,
+    draws: Draws,
+    places: Sequence[tuple[int, int]],
+    rows: xr.Dataset,
+    simulated: Simulated,
+    log_weights: Floats,
+    cutoff: float,
+) -> xr.Dataset:
+    """The rows as seen from one cut-off, given that each is taken; arguments as in `simulated_until`."""
+    index = {name: i for i, name in enumerate(problem.patients)}
+    labels = estimated(problem)
+    population = np.stack([draws.population[c, k] for c, k in places])
+    shape = log_weights.shape[0], rows.sizes["row"]
+    prediction, sigma, weight = np.empty(shape), np.empty(shape), np.empty(shape)
+    for row in range(shape[1]):
+        name, day = str(rows["dvid"].values[row]), float(rows["time"].values[row])
+        patient = index[str(rows["patient"].values[row])]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value = np.log(simulated.at(name, day)[:, patient] + LOG_OFFSET.get(name, 0.0))
+        weight[:, row] = log_weights[:, patient]
+        if "H" in simulated.curves:
+            weight[:, row] -= simulated.at("H", day)[:, patient]
+        solved = np.isfinite(value) & np.isfinite(weight[:, row])
+        prediction[:, row], weight[:, row] = np.where(solved, value, 0.0), np.where(solved, weight[:, row], -np.inf)
+        sigma[:, row] = np.exp(population[:, labels.index(f"sigma_{name}")])
+    data: dict[str, Any] = {str(name): rows[name] for name in rows.data_vars}
+    data |= {name: (("sample", "row"), x) for name, x in (("prediction", prediction), ("sigma", sigma))}
+    data["log_weight"] = (("sample", "row"), weight)
+    data["cutoff_day"] = ("row", np.full(shape[1], cutoff))
+    return xr.Dataset(data)
+
+
+def progression(problem: Problem, simulated: Simulated, log_weights: Floats, cutoff: float) -> tuple[Floats, Floats]:
+    """Mean cumulative hazard by `RISK_DAY`, (n,), and the chance of being free at each horizon if so at the cut-off."""
+    weights = np.exp(log_weights)
+    until_now = simulated.at("H", cutoff)
+    known = np.isfinite(until_now)
+    for day in HORIZONS:
+        known &= np.isfinite(simulated.at("H", day))
+    weights = np.where(known, weights, 0.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        risk = np.where(known, weights * simulated.at("H", RISK_DAY), 0.0).sum(axis=0) / weights.sum(axis=0)
+        still = np.where(known, weights * np.exp(-until_now), 0.0).sum(axis=0)
+        free = np.stack(
+            [np.where(known, weights * np.exp(-simulated.at("H", day)), 0.0).sum(axis=0) / still for day in HORIZONS],
+            axis=-1,
+        )
+    second = _second(problem)[:, None]
+    return risk, np.where(second > np.array(HORIZONS), free, np.nan)
 
 
 def _second(problem: Problem) -> Floats:
@@ -267,73 +337,3 @@ def _conditional_draws(
         loglik, slope = np.where(taken, new, loglik), np.where(taken[:, None], s, slope)
         kept[trajectory - (TRAJECTORIES - KEPT)] = b  # the first ones are written over
     return kept
-
-
-def _simulated(
-    problem: Problem,
-    draws: Draws,
-    places: Sequence[tuple[int, int]],
-    deviations: Floats,
-    rows: xr.Dataset,
-    cutoff: float,
-) -> _Simulated:
-    each = deviations.reshape(len(places), KEPT, *deviations.shape[1:])
-    thetas = [
-        draws.design.theta(draws.population[c, k], draws.effect[c, k], b)
-        for (c, k), several in zip(places, each, strict=True)
-        for b in several
-    ]
-    times = np.unique(np.concatenate([rows["time"].to_numpy(), HORIZONS, [cutoff]]))
-    return _Simulated(times, simulate_draws(problem, np.stack(thetas), times))
-
-
-def _predicted(
-    problem: Problem,
-    draws: Draws,
-    places: Sequence[tuple[int, int]],
-    rows: xr.Dataset,
-    simulated: _Simulated,
-    log_weights: Floats,
-    cutoff: float,
-) -> xr.Dataset:
-    """The rows as seen from one cut-off."""
-    index = {name: i for i, name in enumerate(problem.patients)}
-    labels = estimated(problem)
-    population = np.stack([draws.population[c, k] for c, k in places])
-    shape = log_weights.shape[0], rows.sizes["row"]
-    prediction, sigma, weight = np.empty(shape), np.empty(shape), np.empty(shape)
-    for row in range(shape[1]):
-        name, day = str(rows["dvid"].values[row]), float(rows["time"].values[row])
-        patient = index[str(rows["patient"].values[row])]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            value = np.log(simulated.at(name, day)[:, patient] + LOG_OFFSET.get(name, 0.0))
-        weight[:, row] = log_weights[:, patient]
-        if "H" in simulated.curves:
-            weight[:, row] -= simulated.at("H", day)[:, patient]
-        solved = np.isfinite(value) & np.isfinite(weight[:, row])
-        prediction[:, row], weight[:, row] = np.where(solved, value, 0.0), np.where(solved, weight[:, row], -np.inf)
-        sigma[:, row] = np.repeat(np.exp(population[:, labels.index(f"sigma_{name}")]), KEPT)
-    data: dict[str, Any] = {str(name): rows[name] for name in rows.data_vars}
-    data |= {name: (("sample", "row"), x) for name, x in (("prediction", prediction), ("sigma", sigma))}
-    data["log_weight"] = (("sample", "row"), weight)
-    data["cutoff_day"] = ("row", np.full(shape[1], cutoff))
-    return xr.Dataset(data)
-
-
-def _progression(problem: Problem, simulated: _Simulated, log_weights: Floats, cutoff: float) -> tuple[Floats, Floats]:
-    """Mean cumulative hazard by `RISK_DAY`, (n,), and the chance of being free at each horizon if so at the cut-off."""
-    weights = np.exp(log_weights)
-    until_now = simulated.at("H", cutoff)
-    known = np.isfinite(until_now)
-    for day in HORIZONS:
-        known &= np.isfinite(simulated.at("H", day))
-    weights = np.where(known, weights, 0.0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        risk = np.where(known, weights * simulated.at("H", RISK_DAY), 0.0).sum(axis=0) / weights.sum(axis=0)
-        still = np.where(known, weights * np.exp(-until_now), 0.0).sum(axis=0)
-        free = np.stack(
-            [np.where(known, weights * np.exp(-simulated.at("H", day)), 0.0).sum(axis=0) / still for day in HORIZONS],
-            axis=-1,
-        )
-    second = _second(problem)[:, None]
-    return risk, np.where(second > np.array(HORIZONS), free, np.nan)

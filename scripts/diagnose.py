@@ -174,7 +174,7 @@ def _yardsticks(found: "Findings", console: "Console") -> None:
         )
         for row in _records(sticks.forecast)
     ]
-    header = ("seen to day", "forecast by", "assay", "rows", "elpd (s.e.)", "CRPS", "error in ln")
+    header: Sequence[str] = ("seen to day", "forecast by", "assay", "rows", "elpd (s.e.)", "CRPS", "error in ln")
     _print_table(console, "Yardstick: forecast of about day 100 from the first weeks", header, lines, words=3)
     lines = [
         (

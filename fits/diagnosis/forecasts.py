@@ -63,7 +63,7 @@ class Scored:
     missing: tuple[str, ...] = ()
 
 
-def score(rows: pd.DataFrame, forecast: xr.Dataset | None, rng: np.random.Generator) -> Scored:
+def score(rows: pd.DataFrame, forecast: xr.Dataset | None, rng: np.random.Generator, *, folds: int = FOLDS) -> Scored:
     """Score a run's forecast and its rivals.
 
     Parameters
@@ -74,10 +74,12 @@ def score(rows: pd.DataFrame, forecast: xr.Dataset | None, rng: np.random.Genera
         `RunFolder.forecast()`; None: the rivals alone, from `CUTOFF`.
     rng
         Deals the patients into folds and draws the curve's parameters.
+    folds
+        Of the empirical curve; 1: it sees nobody's later rows.
     """
     missing: list[str] = []
     cutoffs = [CUTOFF] if forecast is None else sorted({float(day) for day in forecast["cutoff_day"].values})
-    after = max(cutoffs)
+    after = max(*cutoffs, CUTOFF)
     parts: list[pd.DataFrame] = []
     if forecast is None:
         missing.append(
@@ -87,7 +89,7 @@ def score(rows: pd.DataFrame, forecast: xr.Dataset | None, rng: np.random.Genera
         parts.append(own(forecast))
     for cutoff in cutoffs:
         for dvid in EMPIRICAL:
-            part = by_curve(rows[rows["dvid"] == dvid], cutoff, rng, after=after)
+            part = by_curve(rows[rows["dvid"] == dvid], cutoff, rng, after=after, folds=folds)
             if part is None:
                 missing.append(f"Too few later rows of {dvid} to forecast from day {cutoff:.0f}.")
             else:
@@ -119,7 +121,12 @@ def own(forecast: xr.Dataset) -> pd.DataFrame:
 
 
 def by_curve(
-    rows: pd.DataFrame, cutoff: float, rng: np.random.Generator, *, after: float | None = None
+    rows: pd.DataFrame,
+    cutoff: float,
+    rng: np.random.Generator,
+    *,
+    after: float | None = None,
+    folds: int = FOLDS,
 ) -> pd.DataFrame | None:
     """Return the later rows of one assay forecast by Stein's curve, scored; None where there are too few.
 
@@ -131,6 +138,8 @@ def by_curve(
         Last day that is seen, and the day after which rows are forecast (the same when None).
     rng
         Deals the patients into folds and draws the curve's parameters.
+    folds
+        Their number.
     """
     used = rows[rows["time"] <= UNTIL].reset_index(drop=True)
     begin = cutoff if after is None else after
@@ -144,7 +153,7 @@ def by_curve(
         cens=used["cens"].to_numpy(),
         cutoff=cutoff,
         until=UNTIL,
-        folds=FOLDS,
+        folds=folds,
         rng=rng,
     )
     late = used["time"].to_numpy()[place] > begin
@@ -212,9 +221,9 @@ def spread(changes: Array, cens: npt.NDArray[np.int64], *, change: bool) -> tupl
 
 def _table(scored: pd.DataFrame) -> pd.DataFrame:
     lines = []
-    for (cutoff, model), rows in scored.groupby(["cutoff", "model"], sort=False) if len(scored) else ():
+    for (_, model), rows in scored.groupby(["cutoff", "model"], sort=False) if len(scored) else ():
         table = stein.forecast_table(rows, rows["dvid"].to_numpy(dtype=str), model=str(model))
-        table.insert(0, "cutoff", cutoff)
+        table.insert(0, "cutoff", rows["cutoff"].iloc[0])
         lines.append(table)
     if not lines:
         return pd.DataFrame()

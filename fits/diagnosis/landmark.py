@@ -83,14 +83,12 @@ def risk_score(rows: pd.DataFrame, cutoff: float) -> "pd.Series[float]":
     """
     start = rows[(rows["dvid"] == "sbcma") & (rows["time"] <= 0)].groupby("patient")["value"].last()
     peak = rows[(rows["dvid"] == "cart") & (rows["time"] <= cutoff)].groupby("patient")["value"].max()
-    parts = [np.log(part.astype(float)) for part in (start, peak)]
-    standard = [(part - part.mean()) / part.std(ddof=1) for part in parts]
-    both = pd.concat(standard, axis=1, keys=["start", "peak"]).fillna(0.0)
-    return both["start"] - both["peak"]
+    patients = pd.Index(rows["patient"].unique())
+    return _standard(start, patients) - _standard(peak, patients)
 
 
 def by_cox(course: pd.DataFrame, risk: Array, cutoff: float, day: float) -> Array:
-    """Return each patient's chance of being free at a day by a Cox model of one number, fitted to the patients of other folds."""
+    """Return each patient's chance of being free at a day by a Cox model of one number, fitted to other folds."""
     frame = pd.DataFrame(
         {"time": course["time"] - cutoff, "event": course["event"] == progression.PROGRESSED, "risk": risk}
     )
@@ -133,7 +131,7 @@ def compare(
         `gain_se`: the Brier score of Kaplan-Meier less one's own on the same patients.
     """
     happened = (course["event"] == progression.PROGRESSED).to_numpy()
-    score = risk_score(rows, cutoff).reindex(course["patient"]).fillna(0.0).to_numpy()
+    score: Array = np.asarray(risk_score(rows, cutoff).reindex(course["patient"]).fillna(0.0), dtype=float)
     plain = by_kaplan_meier(course, cutoff, day)
     cox = by_cox(course, score, cutoff, day)
     rivals = {
@@ -177,7 +175,8 @@ def thirds(course: pd.DataFrame, free: Array, *, cutoff: float, day: float) -> p
     lines = []
     for name, members in zip(THIRDS, np.array_split(order, len(THIRDS)), strict=True):
         own = course.iloc[members]
-        seen = progression.kaplan_meier(own["time"], own["event"] == progression.PROGRESSED, [day]).iloc[0]
+        happened = own["event"] == progression.PROGRESSED
+        seen = progression.kaplan_meier(own["time"], happened, [day]).iloc[0]
         lines.append(
             {
                 "cutoff": cutoff,
@@ -186,7 +185,8 @@ def thirds(course: pd.DataFrame, free: Array, *, cutoff: float, day: float) -> p
                 "predicted": float((1.0 - np.asarray(free)[members]).mean()),
                 "observed": 1.0 - float(seen["survival"]),
                 "lower": 1.0 - float(seen["upper"]),
-                "upper": 1.0 - float(seen["lower"]),
+                # without an event Greenwood's interval has no width; the exact binomial one has
+                "upper": 1.0 - float(seen["lower"] if happened.any() else 0.025 ** (1.0 / max(len(own), 1))),
             }
         )
     return pd.DataFrame(lines)
@@ -194,3 +194,9 @@ def thirds(course: pd.DataFrame, free: Array, *, cutoff: float, day: float) -> p
 
 def _error_of_mean(parts: Array) -> float:
     return float(parts.std(ddof=1) / np.sqrt(parts.size)) if parts.size > 1 else float("nan")
+
+
+def _standard(values: "pd.Series[float]", patients: "pd.Index[str]") -> "pd.Series[float]":
+    """z-scores of logarithms by patient; 0 without a value."""
+    logs = pd.Series(np.log(values.to_numpy(dtype=float)), index=values.index)
+    return ((logs - logs.mean()) / logs.std(ddof=1)).reindex(patients).fillna(0.0)

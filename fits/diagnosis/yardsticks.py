@@ -65,7 +65,7 @@ def compute(tree: xr.DataTree, cohort: Cohort, *, forecast: xr.Dataset | None, r
     rng
         For folds, draws and bootstraps.
     """
-    rows = _first_course_rows(tree, infusion_days(cohort))
+    rows = _first_course_rows(tree["observed_data"].to_dataset(), infusion_days(cohort))
     scored = forecasts.score(rows, forecast, rng)
     missing = list(scored.missing)
     course = progression.first_course(cohort)
@@ -101,6 +101,35 @@ def compute(tree: xr.DataTree, cohort: Cohort, *, forecast: xr.Dataset | None, r
     )
 
 
+def strictly(
+    cohort: Cohort, observed: xr.Dataset, forecast: xr.Dataset, rng: np.random.Generator
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Score a forecast of a fit whose data end on a day for everybody; Stein's curve sees as little.
+
+    Parameters
+    ----------
+    cohort, observed
+        The whole cohort, and its assay rows as `results.observed` gives them.
+    forecast
+        From `temporal.forecast_from`.
+    rng
+        For draws and bootstraps.
+
+    Returns
+    -------
+    tuple
+        The columns of `forecasts.score`'s table, and of `landmark.compare` (whose rivals know the others' outcomes).
+        The last value has no spread here: nobody's later change has been seen.
+    """
+    rows = _first_course_rows(observed, infusion_days(cohort))
+    scored = forecasts.score(rows, forecast, rng, folds=1)
+    table = scored.table
+    carried = table["model"] == forecasts.LAST
+    table.loc[carried, [name for name in table if name not in ("cutoff", "model", "dvid", "n", "error_in_ln")]] = np.nan
+    compared, _ = _landmarks(progression.first_course(cohort), rows, forecast, rng)
+    return table[table["model"] != forecasts.CHANGED], compared
+
+
 def infusion_days(cohort: Cohort) -> dict[str, list[float]]:
     """Return the days of the infusions by patient."""
     return {
@@ -109,9 +138,8 @@ def infusion_days(cohort: Cohort) -> dict[str, list[float]]:
     }
 
 
-def _first_course_rows(tree: xr.DataTree, infusions: Mapping[str, Sequence[float]]) -> pd.DataFrame:
+def _first_course_rows(observed: xr.Dataset, infusions: Mapping[str, Sequence[float]]) -> pd.DataFrame:
     """Return the rows the fit used, up to the patient's second infusion."""
-    observed = tree["observed_data"].to_dataset()
     table = pd.DataFrame(
         {name: observed[name].values for name in ("patient", "time", "dvid", "value", "cens", "product")}
     ).astype({"patient": str, "dvid": str, "product": str})

@@ -39,7 +39,7 @@ def by_cutoff(table: pd.DataFrame) -> Figure:
         rows = table[table["dvid"] == dvid]
         for place, model in enumerate(models):
             own = rows[rows["model"] == model].set_index("cutoff").reindex(cutoffs)
-            at = np.arange(len(cutoffs)) + NUDGE * (place - 0.5 * (len(models) - 1))
+            at = np.arange(len(cutoffs), dtype=np.float64) + NUDGE * (place - 0.5 * (len(models) - 1))
             for panel, score in ((axes[0, column], "error_in_ln"), (axes[1, column], "crps")):
                 panel.plot(at, own[score], MARKERS[model], color=COLOURS[model], markersize=5)
             _coverage(axes[2, column], at, own, model)
