@@ -104,14 +104,16 @@ def test_the_mean_score_is_the_slope_of_the_integrated_likelihood(monkeypatch):
         residual = model.y - model.location(at, np.zeros((model.n, 2)))
         return (-0.5 * residual**2 / variance - 0.5 * np.log(variance)).sum(axis=1)
 
+    complete = np.array([model.patients(h, b)[2] for b in found.deviations])
+    error = complete.std(axis=0) / np.sqrt(len(complete) / 10)  # draws of one chain, a few trajectories apart
     for k in range(h.size):
         step = 1e-5 * (np.arange(h.size) == k)
         wanted = (integrated(h + step) - integrated(h - step)) / 2e-5
-        np.testing.assert_allclose(found.score[:, k], wanted, atol=0.2)
+        assert (np.abs(found.score[:, k] - wanted) <= 4.0 * error[:, k] + 1e-6).all()
     omega2 = np.exp(2.0 * h[model.log_sd])
     share = omega2 / (omega2 + model.tau**2)
     residual = model.y - model.location(h, np.zeros((model.n, 2)))
-    np.testing.assert_allclose(found.deviations.mean(axis=0), share * residual, atol=0.06)
+    np.testing.assert_allclose(found.deviations.mean(axis=0), share * residual, atol=0.1)
     np.testing.assert_allclose(found.deviations.std(axis=0), np.sqrt(share) * model.tau, rtol=0.1)
 
 
