@@ -24,7 +24,7 @@ from .comparison import POPULATION_DRAWS, compare, integrated_loglik, leave_one_
 from .coordinates import Coordinates
 from .diagnosis.convergence import diagnose
 from .geometry import Posterior, prepare
-from .holdout import forecast
+from .holdout import CUTOFFS, POPULATIONS, forecast
 from .likelihood_op import LogDensity
 from .own_model import describe, pose_model
 from .population import population_model
@@ -260,7 +260,7 @@ def _fill(
     tree["integrated"] = xr.DataTree(_integrated(problem, loglik))
     run.write_posterior(tree)
     if not problem.own:
-        run.write_forecast(_withheld(problem, coordinates, draws, loglik, settings.seed, cores, progress))
+        run.write_forecast(_withheld(problem, draws, settings.seed, cores, progress))
     clock.stop("post")
     return {name: int(sampled.attrs.get(name, 0)) for name in ("solver_failures", "solved_implicitly")}
 
@@ -308,19 +308,11 @@ def _integrated(problem: Problem, loglik: Floats) -> xr.Dataset:
     )
 
 
-def _withheld(
-    problem: Problem,
-    coordinates: Coordinates,
-    draws: Draws,
-    loglik: Floats,
-    seed: int,
-    cores: int,
-    progress: Progress,
-) -> xr.Dataset:
+def _withheld(problem: Problem, draws: Draws, seed: int, cores: int, progress: Progress) -> xr.Dataset:
     """Forecasts of what was withheld."""
     rng = np.random.default_rng([seed, 3])
-    with progress("Forecasting", POPULATION_DRAWS) as tick:
-        return forecast(problem, coordinates, draws, loglik, rng, until=FORECAST_UNTIL, cores=cores, tick=tick)
+    with progress("Forecasting", POPULATIONS * len(CUTOFFS)) as tick:
+        return forecast(problem, draws, rng, until=FORECAST_UNTIL, cores=cores, tick=tick)
 
 
 def compare_variants(

@@ -132,6 +132,41 @@ def posterior_draws(problem: Problem, draws: Draws) -> xr.Dataset:
     return _named(problem, draws.population, np.exp(draws.log_omega), draws.effect, draws.deviation)
 
 
+def restored(problem: Problem, posterior: xr.Dataset) -> Draws:
+    """The draws behind a posterior group: the inverse of `posterior_draws`.
+
+    Parameters
+    ----------
+    problem
+        The posed cohort of the run.
+    posterior
+        Its `/posterior` group.
+    """
+    lead = ("chain", "draw")
+    labels, transforms = estimated(problem), [row.transform for row in problem.population.values() if row.log_sd > 0]
+    natural = posterior["population"].transpose(*lead, "parameter").sel(parameter=labels).to_numpy()
+    population = to_transformed(natural, transform=transforms)
+    spreads = [np.log(posterior["omega"].transpose(*lead, "effect").to_numpy())]
+    occasions = [np.log(posterior["omega_occasion"].to_numpy())[..., None]] if problem.occasions else []
+    effect = np.zeros((*population.shape[:2], 0))
+    if problem.effects:
+        effect = posterior["product_effect"].transpose(*lead, "contrast").to_numpy()
+    individual = posterior["individual"].transpose(*lead, "patient", "effect").to_numpy()
+    lay = layout(problem)
+    x = np.zeros((*population.shape[:2], lay.size))
+    x[..., lay.hyper] = np.concatenate([population, *spreads, *occasions, effect], axis=-1)
+    typical = posterior_draws(problem, Draws(problem, x))["individual"].to_numpy()  # no deviations yet
+    deviations = []
+    for k, name in enumerate(problem.random):
+        transform = problem.population[name].transform
+        own, centre = (to_transformed(values[..., k], transform=transform) for values in (individual, typical))
+        deviations.append((own - centre)[..., None])
+    if problem.occasions:
+        deviations.append(posterior["occasion"].transpose(*lead, "patient", "infusion").to_numpy())
+    x[..., lay.block] = np.concatenate(deviations, axis=-1)
+    return Draws(problem, x)
+
+
 def thinned(draws: Draws, count: int) -> list[tuple[int, int]]:
     """At most ``count`` places (chain, draw), evenly spaced over a posterior."""
     chains, length = draws.population.shape[:2]

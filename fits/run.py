@@ -431,20 +431,25 @@ class RunFolder:
         ----------
         forecast
             `prediction` (sample, row) natural logarithm of the predicted assay without residual error,
-            `sigma` (sample, row) residual scale on that scale, `nu` () degrees of freedom, and per row
-            `patient`, `time`, `dvid`, `product`, `value` (natural units), `cens`; optionally `risk`
-            (subject) with `subject`: predicted risk of progression, each patient's own outcome withheld.
-            attrs `cutoff_day`: the last day the forecast was allowed to see.
+            `sigma` (sample, row) residual scale on that scale, `log_weight` (sample, row) logarithms of the
+            samples' weights, up to a constant, `nu` () degrees of freedom, and per row `patient`, `time`, `dvid`,
+            `product`, `value` (natural units), `cens` and `cutoff_day`: the last day the forecast was allowed to
+            see. Optionally, each patient's own outcome withheld, `risk` (cutoff, subject): mean cumulative hazard
+            of progression by `holdout.RISK_DAY`, and `free` (cutoff, subject, horizon): chance of no progression
+            until a day for a patient free of it at the cut-off.
         """
         self._write(FORECAST_FILE, lambda temporary: _write_tree(xr.DataTree(forecast), temporary))
         self._record(FORECAST_FILE)
 
     def forecast(self) -> xr.Dataset | None:
-        """Read `forecast.nc`, or None when this run has none."""
+        """Read `forecast.nc`, or None when this run has none.
+
+        Forecasts of earlier versions, which had one cut-off and equal weights, come in the present layout.
+        """
         if not (self.path / FORECAST_FILE).is_file():
             return None
         self._check_sum(FORECAST_FILE)
-        return _read_tree(self.path / FORECAST_FILE).to_dataset()
+        return _by_cutoff(_read_tree(self.path / FORECAST_FILE).to_dataset())
 
     # ------------------------------------------------------------------ chains, for --resume
 
@@ -651,6 +656,18 @@ def _read_tree(file: Path) -> xr.DataTree:
             return tree.load()
     except (OSError, ValueError, KeyError) as fault:
         raise ReinfuseError(f"{file} is not readable as NetCDF-4 ({fault}). Restore it, or fit again.") from None
+
+
+def _by_cutoff(forecast: xr.Dataset) -> xr.Dataset:
+    """Forecasts in the present layout: those of earlier versions had their one cut-off in the attributes."""
+    if "cutoff_day" not in forecast.attrs:
+        return forecast
+    cutoff = float(forecast.attrs["cutoff_day"])
+    result = forecast.drop_attrs(deep=False).assign(cutoff_day=("row", np.full(forecast.sizes["row"], cutoff)))
+    result = result.assign(log_weight=xr.zeros_like(forecast["prediction"]))
+    if "risk" in result:
+        result = result.assign(risk=result["risk"].expand_dims(cutoff=[cutoff]))
+    return result
 
 
 def _plain(value: object) -> object:

@@ -216,21 +216,42 @@ def _yardsticks(found: "Findings", console: "Console") -> None:
     sticks = found.yardsticks
     lines: list[Sequence[str]] = [
         (
+            f"{row['cutoff']:.0f}",
             row["model"],
             row["dvid"],
             f"{row['n']:.0f}",
-            _pair(row.get("elpd"), row.get("elpd_se")),
+            _pair(row["elpd"], row["elpd_se"]),
+            _number(row["crps"]),
             _number(row["error_in_ln"]),
         )
         for row in _records(sticks.forecast)
     ]
-    header = ("forecast by", "assay", "rows", "elpd (s.e.)", "error in ln")
-    _print_table(console, "Yardstick: forecast of about day 100 from the first weeks", header, lines, words=2)
+    header: Sequence[str] = ("seen to day", "forecast by", "assay", "rows", "elpd (s.e.)", "CRPS", "error in ln")
+    _print_table(console, "Yardstick: forecast of about day 100 from the first weeks", header, lines, words=3)
     lines = [
-        (row["dvid"], f"{row['n']}", _pair(row["difference"], row["difference_se"]))
+        (
+            f"{row['cutoff']:.0f}",
+            row["rival"],
+            row["dvid"],
+            f"{row['n']}",
+            _pair(row["difference"], row["difference_se"]),
+        )
         for row in _records(sticks.differences)
     ]
-    _print_table(console, "elpd, model less Stein's curve", ("assay", "rows", "difference (s.e.)"), lines)
+    header = ("seen to day", "rival", "assay", "rows", "difference (s.e.)")
+    _print_table(console, "elpd, model less rival on the same rows", header, lines, words=3)
+    lines = [
+        (
+            f"{row['cutoff']:.0f}",
+            row["model"],
+            f"{row['progressed']} of {row['n']}",
+            f"{_number(row['concordance'])} ({_number(row['lower'])} to {_number(row['upper'])})",
+            f"{row['brier']:.3f} ({row['brier_se']:.3f})",
+        )
+        for row in _records(sticks.landmark)
+    ]
+    header = ("seen to day", "forecast by", "progressed", "concordance", "Brier (s.e.)")
+    _print_table(console, "Yardstick: progression by day 180 of those at risk", header, lines, words=2)
     lines = [
         (
             row["product"],

@@ -199,6 +199,8 @@ def record(run: RunFolder, findings: Findings) -> None:
             "yardsticks": {
                 "forecast": found.forecast.to_dict("records"),
                 "forecast_differences": found.differences.to_dict("records"),
+                "progression_forecast": found.landmark.to_dict("records"),
+                "progression_thirds": found.thirds.to_dict("records"),
                 "progression": found.survival.to_dict("records"),
                 "discrimination": found.discrimination.to_dict("records"),
                 "missing": list(found.missing),

@@ -408,7 +408,8 @@ def score_forecast(
     DataFrame
         By row: `cens`, `elpd` (ln predictive density, M3 included), `inside_50`, `inside_80`, `inside_95`
         (see `scores.coverage`), `error_in_ln` (|ln observed - ln predicted median|; a censored row counts by
-        how far the prediction lies on the wrong side of its limit).
+        how far the prediction lies on the wrong side of its limit), `crps` (`scores.ranked_probability`), `rank`
+        (predictive distribution at the observation; the middle of the possible ranks where censored).
     """
     flags = np.asarray(cens)
     density = scores.log_density(value, flags, centre=centre, sigma=sigma, nu=nu, lower=lower)
@@ -419,6 +420,8 @@ def score_forecast(
     for level in scores.LEVELS:
         table[f"inside_{level * 100:.0f}"] = scores.coverage(low, high, level)
     table["error_in_ln"] = scores.error_in_log(value, flags, _weighted_median(centre, log_weights))
+    table["crps"] = scores.ranked_probability(value, flags, centre=centre, sigma=sigma, nu=nu, log_weights=log_weights)
+    table["rank"] = 0.5 * (low + high)
     return table
 
 
@@ -438,7 +441,7 @@ def forecast_table(scored: pd.DataFrame, dvid: Sequence[str] | npt.NDArray[np.st
     -------
     DataFrame
         `model`, `dvid`, `n`, `n_censored`, `elpd` (sum) and `elpd_se`, `inside_50`, `inside_80`, `inside_95`
-        (shares), `error_in_ln` (median).
+        (shares), `error_in_ln` (median), `crps` (mean).
     """
     kinds = np.asarray(dvid, dtype=str)
     lines = []
@@ -455,6 +458,7 @@ def forecast_table(scored: pd.DataFrame, dvid: Sequence[str] | npt.NDArray[np.st
                 "elpd_se": float(np.sqrt(n) * rows["elpd"].std(ddof=1)) if n > 1 else float("nan"),
                 **{column: float(rows[column].mean()) for column in rows if str(column).startswith("inside_")},
                 "error_in_ln": float(rows["error_in_ln"].median()),
+                "crps": float(rows["crps"].mean()),
             }
         )
     return pd.DataFrame(lines)

@@ -14,22 +14,11 @@ import pandas as pd
 import xarray as xr
 
 from ..cohort import Cohort
-from . import predictive, progression, scores, stein
+from . import forecasts, landmark, progression
 
-CUTOFF: Final = 40.0
-"""Last day that a forecast may see, unless the run's own forecast says otherwise."""
-
-UNTIL: Final = 130.0
-"""Last day that is forecast: the visits of about day 100."""
-
-FOLDS: Final = 10  # of the patients, for the empirical rival; our own forecasts leave out one patient
-FEWEST_PATIENTS: Final = 8
-FEWEST_ROWS: Final = 4
 HORIZON: Final = 180.0
 """Day whose predicted cumulative hazard ranks the patients."""
 
-EMPIRICAL: Final = ("transgene", "cart")
-CARRIED: Final = "sbcma"
 RESPONSE_COLUMN: Final = "resp_30d"
 
 
@@ -39,10 +28,11 @@ class Yardsticks:
 
     Attributes
     ----------
-    forecast
-        From `stein.forecast_table`, one row per model and assay; empty when there is nothing to forecast.
-    differences
-        `dvid`, `n`, `difference` and `difference_se` of elpd, model less rival on the same rows.
+    rows, forecast, differences
+        From `forecasts.score`: by row, by model and assay, and against each rival; empty when there is nothing to
+        forecast.
+    landmark, thirds
+        From `landmark.compare` and `landmark.thirds`: forecasts of progression by cut-off.
     survival
         From `progression.compare_survival`.
     discrimination
@@ -51,8 +41,11 @@ class Yardsticks:
         Sentences.
     """
 
+    rows: pd.DataFrame = field(default_factory=pd.DataFrame)
     forecast: pd.DataFrame = field(default_factory=pd.DataFrame)
     differences: pd.DataFrame = field(default_factory=pd.DataFrame)
+    landmark: pd.DataFrame = field(default_factory=pd.DataFrame)
+    thirds: pd.DataFrame = field(default_factory=pd.DataFrame)
     survival: pd.DataFrame = field(default_factory=pd.DataFrame)
     discrimination: pd.DataFrame = field(default_factory=pd.DataFrame)
     missing: tuple[str, ...] = ()
@@ -72,8 +65,9 @@ def compute(tree: xr.DataTree, cohort: Cohort, *, forecast: xr.Dataset | None, r
     rng
         For folds, draws and bootstraps.
     """
-    missing: list[str] = []
-    table, differences = _forecasts(tree, cohort, forecast, rng, missing)
+    rows = _first_course_rows(tree["observed_data"].to_dataset(), infusion_days(cohort))
+    scored = forecasts.score(rows, forecast, rng)
+    missing = list(scored.missing)
     course = progression.first_course(cohort)
     survival, lines = pd.DataFrame(), []
     if len(course) == 0:
@@ -90,16 +84,50 @@ def compute(tree: xr.DataTree, cohort: Cohort, *, forecast: xr.Dataset | None, r
         risk = pd.Series(progression.value_at(hazard, days, at), index=patients)
         lines.append(_ranked(course, risk, f"in-sample, cumulative hazard at day {at:.0f}", rng))
     if forecast is not None and "risk" in forecast and len(course):
-        withheld = pd.Series(forecast["risk"].values, index=[str(name) for name in forecast["subject"].values])
+        latest = forecast["risk"].sel(cutoff=forecast["cutoff"].max())
+        withheld = pd.Series(latest.values, index=[str(name) for name in forecast["subject"].values])
         lines.append(_ranked(course, withheld, "each patient's own outcome withheld", rng))
+    from_cutoffs, thirds = _landmarks(course, rows, forecast, rng)
     lines += _separated(tree, cohort, rng, missing)
     return Yardsticks(
-        forecast=table,
-        differences=differences,
+        rows=scored.rows,
+        forecast=scored.table,
+        differences=scored.differences,
+        landmark=from_cutoffs,
+        thirds=thirds,
         survival=survival,
         discrimination=pd.DataFrame(lines),
         missing=tuple(missing),
     )
+
+
+def strictly(
+    cohort: Cohort, observed: xr.Dataset, forecast: xr.Dataset, rng: np.random.Generator
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Score a forecast of a fit whose data end on a day for everybody; Stein's curve sees as little.
+
+    Parameters
+    ----------
+    cohort, observed
+        The whole cohort, and its assay rows as `results.observed` gives them.
+    forecast
+        From `temporal.forecast_from`.
+    rng
+        For draws and bootstraps.
+
+    Returns
+    -------
+    tuple
+        The columns of `forecasts.score`'s table, and of `landmark.compare` (whose rivals know the others' outcomes).
+        The last value has no spread here: nobody's later change has been seen.
+    """
+    rows = _first_course_rows(observed, infusion_days(cohort))
+    scored = forecasts.score(rows, forecast, rng, folds=1)
+    table = scored.table
+    carried = table["model"] == forecasts.LAST
+    table.loc[carried, [name for name in table if name not in ("cutoff", "model", "dvid", "n", "error_in_ln")]] = np.nan
+    compared, _ = _landmarks(progression.first_course(cohort), rows, forecast, rng)
+    return table[table["model"] != forecasts.CHANGED], compared
 
 
 def infusion_days(cohort: Cohort) -> dict[str, list[float]]:
@@ -110,47 +138,8 @@ def infusion_days(cohort: Cohort) -> dict[str, list[float]]:
     }
 
 
-def _forecasts(
-    tree: xr.DataTree,
-    cohort: Cohort,
-    forecast: xr.Dataset | None,
-    rng: np.random.Generator,
-    missing: list[str],
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Score the run's own forecast, Stein's curve and the last value carried forward on the same rows."""
-    cutoff = float(forecast.attrs.get("cutoff_day", CUTOFF)) if forecast is not None else CUTOFF
-    rows = _first_course_rows(tree, infusion_days(cohort))
-    tables: list[pd.DataFrame] = []
-    scored: dict[str, pd.DataFrame] = {}
-    if forecast is not None:
-        own = _own_forecast(forecast)
-        scored["model"] = own
-        tables.append(stein.forecast_table(own, own["dvid"].to_numpy(dtype=str), model="this model"))
-    else:
-        missing.append(
-            "The run holds no forecast of withheld rows (forecast.nc): the rivals are scored, the model is not."
-        )
-    rival = []
-    for dvid in EMPIRICAL:
-        part = _stein_forecast(rows[rows["dvid"] == dvid], cutoff, rng)
-        if part is None:
-            missing.append(f"Too few later rows of {dvid} to forecast.")
-        else:
-            rival.append(part)
-    if rival:
-        scored["stein"] = _same_rows(pd.concat(rival, ignore_index=True), scored.get("model"))
-        kinds = scored["stein"]["dvid"].to_numpy(dtype=str)
-        tables.append(stein.forecast_table(scored["stein"], kinds, model="Stein 2019, empirical"))
-    carried = _carried(rows[rows["dvid"] == CARRIED], cutoff)
-    if carried is not None:
-        tables.append(carried)
-    differences = _paired(scored["model"], scored["stein"]) if {"model", "stein"} <= set(scored) else pd.DataFrame()
-    return (pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()), differences
-
-
-def _first_course_rows(tree: xr.DataTree, infusions: Mapping[str, Sequence[float]]) -> pd.DataFrame:
+def _first_course_rows(observed: xr.Dataset, infusions: Mapping[str, Sequence[float]]) -> pd.DataFrame:
     """Return the rows the fit used, up to the patient's second infusion."""
-    observed = tree["observed_data"].to_dataset()
     table = pd.DataFrame(
         {name: observed[name].values for name in ("patient", "time", "dvid", "value", "cens", "product")}
     ).astype({"patient": str, "dvid": str, "product": str})
@@ -159,85 +148,25 @@ def _first_course_rows(tree: xr.DataTree, infusions: Mapping[str, Sequence[float
     return table[table["time"] <= ends].reset_index(drop=True)
 
 
-def _own_forecast(forecast: xr.Dataset) -> pd.DataFrame:
-    value = predictive.to_log(forecast["value"].values, forecast["dvid"].values.astype(str))
-    nu = float(forecast["nu"]) if "nu" in forecast else stein.NU
-    scored = stein.score_forecast(
-        value=value,
-        cens=forecast["cens"].values,
-        centre=forecast["prediction"].transpose("sample", "row").values,
-        sigma=forecast["sigma"].transpose("sample", "row").values,
-        nu=nu,
-        lower=predictive.lower_ends(forecast),
-    )
-    names = {name: forecast[name].values for name in ("patient", "time", "dvid")}
-    return scored.assign(**names).astype({"patient": str, "dvid": str})
-
-
-def _stein_forecast(rows: pd.DataFrame, cutoff: float, rng: np.random.Generator) -> pd.DataFrame | None:
-    later = rows[(rows["time"] > cutoff) & (rows["time"] <= UNTIL)]
-    if rows["patient"].nunique() < FEWEST_PATIENTS or len(later) < FEWEST_ROWS:
-        return None
-    used = rows[rows["time"] <= UNTIL].reset_index(drop=True)
-    place, centre, weights, sigma = stein.forecast_by_fold(
-        patient=used["patient"].to_numpy(dtype=str),
-        product=used["product"].to_numpy(dtype=str),
-        time=used["time"].to_numpy(),
-        value=used["value"].to_numpy(),
-        cens=used["cens"].to_numpy(),
-        cutoff=cutoff,
-        until=UNTIL,
-        folds=FOLDS,
-        rng=rng,
-    )
-    if len(place) < FEWEST_ROWS:
-        return None
-    held = used.iloc[place].reset_index(drop=True)
-    scored = stein.score_forecast(
-        value=np.log(held["value"].to_numpy(dtype=float)),
-        cens=held["cens"].to_numpy(),
-        centre=centre,
-        sigma=sigma,
-        log_weights=weights,
-    )
-    return scored.assign(patient=held["patient"], time=held["time"], dvid=held["dvid"])
-
-
-def _same_rows(rival: pd.DataFrame, own: pd.DataFrame | None) -> pd.DataFrame:
-    if own is None:
-        return rival
-    wanted = set(zip(own["patient"], own["time"], own["dvid"], strict=True))
-    keys = zip(rival["patient"], rival["time"], rival["dvid"], strict=True)
-    return rival[[key in wanted for key in keys]].reset_index(drop=True)
-
-
-def _paired(own: pd.DataFrame, rival: pd.DataFrame) -> pd.DataFrame:
-    joined = own.merge(rival, on=["patient", "time", "dvid"], suffixes=("", "_rival"))
-    lines = []
-    for dvid, rows in joined.groupby("dvid", sort=True):
-        gap = rows["elpd"] - rows["elpd_rival"]
-        spread = float(np.sqrt(len(gap)) * gap.std(ddof=1)) if len(gap) > 1 else float("nan")
-        lines.append({"dvid": dvid, "n": len(gap), "difference": float(gap.sum()), "difference_se": spread})
-    return pd.DataFrame(lines)
-
-
-def _carried(rows: pd.DataFrame, cutoff: float) -> pd.DataFrame | None:
-    used = rows[rows["time"] <= UNTIL].reset_index(drop=True)
-    place, value = stein.last_value_carried_forward(
-        patient=used["patient"].to_numpy(dtype=str), time=used["time"], value=used["value"], cutoff=cutoff
-    )
-    if len(place) < FEWEST_ROWS:
-        return None
-    held = used.iloc[place]
-    error = scores.error_in_log(np.log(held["value"].to_numpy(dtype=float)), held["cens"], np.log(value))
-    line = {
-        "model": "last value carried forward",
-        "dvid": CARRIED,
-        "n": len(place),
-        "n_censored": int((held["cens"] != 0).sum()),
-        "error_in_ln": float(np.median(error)),
-    }
-    return pd.DataFrame([line])
+def _landmarks(
+    course: pd.DataFrame, rows: pd.DataFrame, forecast: xr.Dataset | None, rng: np.random.Generator
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Progression forecast from each cut-off for those at risk there."""
+    if forecast is None or "free" not in forecast or len(course) == 0:
+        return pd.DataFrame(), pd.DataFrame()
+    compared, thirds = [], []
+    for cutoff in forecast["cutoff"].values.astype(float):
+        chance = forecast["free"].sel(cutoff=cutoff, horizon=HORIZON)
+        known = pd.Series(chance.values, index=[str(name) for name in forecast["subject"].values]).dropna()
+        left = landmark.at_risk(course[course["patient"].isin(known.index)], cutoff)
+        if len(left) < landmark.FEWEST or not (left["time"] > HORIZON).any():
+            continue
+        free = known[left["patient"]].to_numpy()
+        compared.append(landmark.compare(left, free, rows, cutoff=cutoff, day=HORIZON, rng=rng))
+        thirds.append(landmark.thirds(left, free, cutoff=cutoff, day=HORIZON))
+    if not compared:
+        return pd.DataFrame(), pd.DataFrame()
+    return pd.concat(compared, ignore_index=True), pd.concat(thirds, ignore_index=True)
 
 
 def _ranked(course: pd.DataFrame, risk: "pd.Series[float]", basis: str, rng: np.random.Generator) -> dict[str, object]:

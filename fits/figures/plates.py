@@ -12,7 +12,7 @@ from ..diagnosis.identifiability import WORDS
 from ..diagnosis.scalars import Scalar, list_scalars, stack
 from ..diagnosis.yardsticks import infusion_days
 from ..own_model import Description
-from . import chains, individual, npde, own_model, parameters, predictive, style, survival, vpc
+from . import chains, forecasts, individual, npde, own_model, parameters, predictive, style, survival, vpc
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,7 @@ def draw_all(findings: Findings) -> Iterator[Plate]:
         yield from _checks(findings)
         yield from _new_patients(findings)
         yield from _progression(findings)
+        yield from _forecasts(findings)
     yield from _parameters(findings)
     yield from _chains(findings)
 
@@ -64,7 +65,7 @@ def count_plates(findings: Findings) -> int:
     learned = 1 + _pages(scalars, parameters.PER_PAGE)
     learned += _pages(findings.posterior.sizes["effect"], parameters.COLUMNS)
     new = 0 if findings.new_patients.vpc is None else assays + 1
-    return fits + 2 + assays + new + 1 + learned + _pages(scalars, chains.PER_PAGE)
+    return fits + 2 + assays + new + 3 + learned + _pages(scalars, chains.PER_PAGE)
 
 
 def _pages(items: int, per_page: int) -> int:
@@ -228,6 +229,26 @@ def _progression(findings: Findings) -> Iterator[Plate]:
         "end follow-up.",
         figure=survival.survival_curves(groups, title="Progression: observed against predicted"),
     )
+
+
+def _forecasts(findings: Findings) -> Iterator[Plate]:
+    found = findings.yardsticks
+    if len(found.forecast):
+        yield Plate(
+            section="progression",
+            name="forecast",
+            caption="Samples of about day 100 forecast from each cut-off day, by this model and simple rivals: median "
+            "error, CRPS (both in ln units, less is better) and the share of samples inside predictive intervals.",
+            figure=forecasts.by_cutoff(found.forecast),
+        )
+    if len(found.thirds):
+        yield Plate(
+            section="progression",
+            name="forecast_progression",
+            caption="Progression by day 180 of those free of it at each cut-off, each patient's own outcome withheld: "
+            "observed (Kaplan-Meier, 95 % interval) against predicted in thirds of the predicted risk.",
+            figure=forecasts.calibration(found.thirds),
+        )
 
 
 def _parameters(findings: Findings) -> Iterator[Plate]:

@@ -227,15 +227,40 @@ PRIOR_COLUMNS: Final = {
 }
 
 FORECAST_COLUMNS: Final = {
+    "cutoff": "seen to day",
     "model": "forecast by",
     "dvid": "assay",
     "n": "rows",
     "n_censored": "censored",
     "elpd": "elpd",
     "elpd_se": "its s.e.",
+    "crps": "CRPS (ln)",
     "inside_50": "in 50 %",
+    "inside_80": "in 80 %",
     "inside_95": "in 95 %",
     "error_in_ln": "median error in ln",
+}
+
+LANDMARK_COLUMNS: Final = {
+    "cutoff": "seen to day",
+    "model": "forecast by",
+    "n": "at risk",
+    "progressed": "progressed",
+    "concordance": "concordance",
+    **INTERVAL_COLUMNS,
+    "brier": "Brier",
+    "brier_se": "its s.e.",
+    "gain": "better than Kaplan-Meier by",
+    "gain_se": "its s.e.",
+}
+
+THIRDS_COLUMNS: Final = {
+    "cutoff": "seen to day",
+    "third": "third of risk",
+    "n": "n",
+    "predicted": "predicted",
+    "observed": "observed",
+    **INTERVAL_COLUMNS,
 }
 
 SURVIVAL_COLUMNS: Final = {
@@ -312,6 +337,8 @@ def _yardstick_tables(findings: Findings) -> list[dict[str, Any]]:
     discrimination = "Who progresses, who responds (95 % bootstrap intervals)"
     return [
         _table(forecast, found.forecast, FORECAST_COLUMNS),
+        _table("Progression by day 180 forecast for those at risk at a cut-off day", found.landmark, LANDMARK_COLUMNS),
+        _table("The same in thirds of the predicted risk (95 % intervals)", found.thirds, THIRDS_COLUMNS),
         _table(survival, found.survival, SURVIVAL_COLUMNS),
         _table(discrimination, found.discrimination, DISCRIMINATION_COLUMNS),
     ]

@@ -13,6 +13,7 @@ import pandas as pd
 
 from ..diagnosis.convergence import MAX_DIVERGENCE_SHARE, MAX_RHAT, MIN_ESS
 from ..diagnosis.findings import Findings
+from ..diagnosis.forecasts import MODEL
 from ..diagnosis.identifiability import SHRUNK
 
 DISCLAIMER: Final = "Research software: not a medical device, never a dosing recommendation."
@@ -208,17 +209,28 @@ def sources(findings: Findings) -> list[dict[str, str]]:
 
 
 def forecast(findings: Findings) -> list[str]:
-    """Say how the model's forecast compares with the empirical rival."""
+    """Say how the model's forecasts compare with those of simple rivals, and where a rival does better."""
     said = []
     for _, row in findings.yardsticks.differences.iterrows():
         gap, spread = float(row["difference"]), float(row["difference_se"])
         if not np.isfinite(spread) or abs(gap) < TIE * spread:
             word = "no clear difference"
+            if gap < 0 and float(row["crps_difference"]) < 0:
+                word += ", but the simpler one has the better figures"
         else:
-            word = "the model forecasts better" if gap > 0 else "the empirical curve forecasts better"
+            word = "the model forecasts better" if gap > 0 else "the simpler one forecasts better"
         said.append(
-            f"{row['dvid']}, {row['n']:.0f} withheld rows: elpd of the model less that of Stein's curve "
-            f"{gap:+.1f} (standard error {spread:.1f}): {word}."
+            f"{row['dvid']} from day {row['cutoff']:.0f}, {row['n']:.0f} withheld rows: elpd of the model less that of "
+            f"“{row['rival']}” {gap:+.1f} (standard error {spread:.1f}): {word}."
+        )
+    landmark = findings.yardsticks.landmark
+    for _, row in landmark[landmark["model"] == MODEL].iterrows() if len(landmark) else ():
+        clear = abs(row["gain"]) > TIE * row["gain_se"]
+        word = "no clear difference" if not clear else "the model" if row["gain"] > 0 else "Kaplan-Meier"
+        said.append(
+            f"Progression by day 180 from day {row['cutoff']:.0f}, {row['n']} patients at risk: Brier score of the "
+            f"model {row['brier']:.3f}, better than Kaplan-Meier by {row['gain']:+.3f} (standard error "
+            f"{row['gain_se']:.3f}): {word + ' is better' if clear else word}."
         )
     return said
 

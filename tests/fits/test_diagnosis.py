@@ -10,6 +10,7 @@ from reinfuse.fits.cohort import cohort_from_frame
 from reinfuse.fits.diagnosis import (
     convergence,
     findings,
+    forecasts,
     identifiability,
     predictive,
     progression,
@@ -618,13 +619,17 @@ def knowing_forecast(fake):
     rows = observed.isel(observation=np.flatnonzero(late.values)).rename(observation="row")
     noise = np.random.default_rng(1).standard_normal((50, rows.sizes["row"]))
     centre = np.log(rows["value"].values) + 0.1 * noise
+    time = fake.progression["time"].to_numpy(dtype=float)
+    free = np.where(time > sticks.HORIZON, 0.98, 0.02)[None, :, None]
     return rows.assign(
         prediction=(("sample", "row"), centre),
         sigma=(("sample", "row"), np.full(centre.shape, 0.4)),
+        log_weight=(("sample", "row"), np.zeros(centre.shape)),
+        cutoff_day=("row", np.full(rows.sizes["row"], 40.0)),
         nu=4.0,
-        risk=("subject", -fake.progression["time"].to_numpy()),
-        subject=("subject", fake.patients),
-    ).assign_attrs(cutoff_day=40.0)
+        risk=(("cutoff", "subject"), -time[None]),
+        free=(("cutoff", "subject", "horizon"), free),
+    ).assign_coords(cutoff=[40.0], subject=fake.patients, horizon=[sticks.HORIZON])
 
 
 @pytest.fixture(scope="module")
@@ -640,6 +645,19 @@ class TestYardsticks:
             assert table["this model", dvid] == table["Stein 2019, empirical", dvid]
         # the made-up forecast knows the answers, so it must win clearly
         assert (found.differences["difference"] > 2 * found.differences["difference_se"]).all()
+
+    def test_the_last_value_is_a_rival_with_a_spread(self, found):
+        table = found.forecast.set_index(["model", "dvid"])
+        for model in (forecasts.LAST, forecasts.CHANGED):
+            assert np.isfinite(table.loc[(model, "cart"), "elpd"])
+        assert set(found.differences["rival"]) == {forecasts.CURVE, forecasts.LAST, forecasts.CHANGED}
+
+    def test_progression_is_judged_from_the_cutoff_on(self, found):
+        """A forecast that knows who progresses has a Brier score near 0 and beats Kaplan-Meier."""
+        own = found.landmark.set_index("model").loc[forecasts.MODEL]
+        assert own["brier"] < 0.01
+        assert own["gain"] > 2 * own["gain_se"]
+        assert found.thirds["n"].sum() == own["n"]
 
     def test_withheld_and_in_sample_risks_are_told_apart(self, found):
         table = found.discrimination

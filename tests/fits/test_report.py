@@ -209,12 +209,14 @@ class TestWords:
         ("gap", "error", "word"),
         [
             (5.0, 1.0, "the model forecasts better"),
-            (-5.0, 1.0, "empirical curve"),
+            (-5.0, 1.0, "the simpler one forecasts better"),
+            (-1.0, 1.0, "but the simpler one has the better figures"),
             (1.0, 1.0, "no clear difference"),
         ],
     )
     def test_a_difference_within_its_error_is_no_difference(self, found, gap, error, word):
-        table = pd.DataFrame([{"dvid": "cart", "n": 20, "difference": gap, "difference_se": error}])
+        line = {"cutoff": 30.0, "rival": "last value", "dvid": "cart", "n": 20, "crps_difference": 0.1 * gap}
+        table = pd.DataFrame([line | {"difference": gap, "difference_se": error}])
         changed = dataclasses.replace(found, yardsticks=dataclasses.replace(found.yardsticks, differences=table))
         assert word in words.forecast(changed)[0]
 

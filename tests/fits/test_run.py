@@ -153,11 +153,27 @@ class TestDraws:
     def test_a_forecast_is_optional_and_comes_back(self, run):
         assert run.forecast() is None
         forecast = xr.Dataset(
-            {"prediction": (("sample", "row"), np.ones((3, 2))), "dvid": ("row", ["cart", "sbcma"])},
-            attrs={"cutoff_day": 40.0},
+            {
+                "prediction": (("sample", "row"), np.ones((3, 2))),
+                "dvid": ("row", ["cart", "sbcma"]),
+                "cutoff_day": ("row", [14.0, 30.0]),
+            },
         )
         run.write_forecast(forecast)
         xr.testing.assert_identical(run.forecast(), forecast)
+
+    def test_a_forecast_with_one_cutoff_and_no_weights_is_still_read(self, run):
+        """The layout of earlier versions."""
+        forecast = xr.Dataset(
+            {"prediction": (("sample", "row"), np.ones((3, 2))), "risk": ("subject", [0.1, 0.2, 0.3])},
+            coords={"subject": ["a", "b", "c"]},
+            attrs={"cutoff_day": 40.0},
+        )
+        run.write_forecast(forecast)
+        found = run.forecast()
+        assert found["cutoff_day"].values.tolist() == [40.0, 40.0]
+        np.testing.assert_array_equal(found["log_weight"], np.zeros((3, 2)))
+        np.testing.assert_array_equal(found["risk"].sel(cutoff=40.0), forecast["risk"])
 
 
 class TestChains:
