@@ -248,7 +248,7 @@ def _on_cluster[T, R](function: Callable[[T], R], tasks: Mapping[int, T], addres
         submit = partial(client.submit, function, pure=False, retries=DEATHS)
         running = {submit(task, key=f"{job}-{number}"): number for number, task in tasks.items()}
         left = set(tasks)
-        for future in as_completed(list(running)):
+        for future in as_completed(list(running), loop=client.loop):
             result: R = future.result()
             number = running.pop(future)
             if number in left:  # each once, whatever the cluster says twice
