@@ -13,8 +13,8 @@ followed where it is measurable, and values are rounded. Each of these is a smal
   depend on what is in the table already, so the likelihood may ignore them.
 - Residuals are Student t on the log scale and are censored at the limits; nothing is rounded.
 
-A cohort is drawn anew, population and all, where the *table* says so: nobody progressed after ide-cel (so nobody can be
-infused again), somebody chosen died before the second infusion (the likelihood counts those who lived to have it, and
+A cohort is drawn anew, population and all, where the *table* says so: nobody progressed after ide-cel although some are
+to be infused again, somebody chosen died before the second infusion (the likelihood counts those who lived to have it, and
 would have to know of those who did not), an assay is missing altogether, or the table is none that `reinfuse check` lets
 pass. Conditioning on an event of the data alone leaves the posterior as it is, and calibration with it. It is drawn anew
 as well where a trajectory cannot be solved; the likelihood is zero there, so prior and fit agree once more. How often
@@ -80,14 +80,15 @@ class Study:
     cilta_share
         Share whose first product is cilta-cel; at least one patient has, at least two have not.
     again_share
-        Share of the ide-cel patients with a progression who get cilta-cel afterwards; at least one.
+        Share of the ide-cel patients with a progression who get cilta-cel afterwards, at least one; 0: one infusion
+        each, and no deviations between infusions.
     mprotein_share
         Share of the patients whose M-protein is followed, chosen by chance.
     """
 
     patients: int = 12
     cilta_share: float = 1 / 3
-    again_share: float = 0.5
+    again_share: float = 0.0
     mprotein_share: float = 2 / 3
 
     def __post_init__(self) -> None:
@@ -150,7 +151,7 @@ def draw_cohort(study: Study, rng: np.random.Generator, *, h: Floats | None = No
     ReinfuseError
         If ``h`` has another length, or `MOST_DRAWS` cohorts in a row had to be drawn anew.
     """
-    posterior = Posterior(_template(study.products))
+    posterior = Posterior(_template(study.products, study.again_share > 0))
     if h is not None and h.shape != posterior.prior_mean.shape:
         raise ReinfuseError(f"{h.size} population values for {posterior.prior_mean.size}: {', '.join(labels(study))}")
     rejected: Counter[str] = Counter()
@@ -165,7 +166,7 @@ def draw_cohort(study: Study, rng: np.random.Generator, *, h: Floats | None = No
 
 def labels(study: Study) -> tuple[str, ...]:
     """Names of the population values of a study, in the order of `geometry.Posterior`."""
-    return names_of(_template(study.products))
+    return names_of(_template(study.products, study.again_share > 0))
 
 
 def names_of(problem: Problem) -> tuple[str, ...]:
@@ -176,7 +177,7 @@ def names_of(problem: Problem) -> tuple[str, ...]:
 
 def prior_centre(study: Study) -> Floats:
     """Population values at their prior medians."""
-    return Posterior(_template(study.products)).prior_mean.copy()
+    return Posterior(_template(study.products, study.again_share > 0)).prior_mean.copy()
 
 
 def reference_truth(study: Study) -> Floats:
@@ -238,6 +239,8 @@ def _attempt(
 def _infused_again(study: Study, first: Floats, last: Floats, death: Floats, rng: np.random.Generator) -> Floats:
     """Days of the second infusions, (n,); infinite for who has none."""
     n = first.size
+    if study.again_share == 0:
+        return np.full(n, np.inf)
     candidates = np.flatnonzero((np.array(study.products) == FIRST) & (first <= last))
     interval = rng.integers(*TO_SECOND, size=n, endpoint=True)
     if candidates.size == 0:
@@ -391,10 +394,13 @@ def _plan(products: tuple[str, ...], starts: Floats) -> Cohort:
 
 
 @cache
-def _template(products: tuple[str, ...]) -> Problem:
-    """The problem of a study before anything has happened: all ide-cel patients but one are infused again, far off."""
+def _template(products: tuple[str, ...], again: bool) -> Problem:
+    """The problem of a study before anything has happened: all ide-cel patients but one are infused again, far off.
+
+    With ``again`` false nobody is.
+    """
     starts = np.zeros((len(products), 2))
-    starts[:, 1] = np.where(np.array(products) == FIRST, NOT_YET, np.inf)
+    starts[:, 1] = np.where(again & (np.array(products) == FIRST), NOT_YET, np.inf)
     starts[0, 1] = np.inf
     return pose(_plan(products, starts))
 

@@ -8,11 +8,12 @@ simultaneous for the whole empirical distribution function (Säilynoja, Bürkner
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from arviz_stats.ecdf_utils import ecdf_pit
+from arviz_stats.ecdf_utils import compute_ecdf, get_pointwise_confidence_band, simulate_confidence_bands
 from numpy.typing import NDArray
 from scipy.stats import binomtest, chisquare
 
@@ -24,7 +25,7 @@ LEVELS: Final = (0.5, 0.8, 0.95)
 BAND: Final = 0.95
 BINS: Final = 10
 FEWEST: Final = 5 * BINS  # truths for a chi-square with five to a bin
-SIMULATIONS: Final = 20_000
+SIMULATIONS: Final = 10_000
 SEED: Final = 20220
 
 
@@ -119,9 +120,18 @@ def band(values: Floats, level: float = BAND) -> Band:
     """The difference of values on (0, 1) from uniformity, with a simultaneous band of a level."""
     if values.size < 2:
         raise ReinfuseError(f"{values.size} replicates make no distribution; run more")
+    at, lower, upper = _limits(values.size, level)
+    return Band(at, np.asarray(compute_ecdf(values, at)) - at, lower, upper)
+
+
+@cache
+def _limits(n: int, level: float) -> tuple[Floats, Floats, Floats]:
+    """Places between 0 and 1, and lower and upper limit of the difference there, for ``n`` values."""
     rng = np.random.default_rng(SEED)
-    at, ecdf, lower, upper = (np.asarray(a, dtype=np.float64) for a in ecdf_pit(values, level, SIMULATIONS, rng=rng))
-    return Band(at, ecdf - at, lower - at, upper - at)
+    at = np.arange(1, n) / n
+    pointwise = simulate_confidence_bands(n, 1, at, level, SIMULATIONS, rng)
+    lower, upper = get_pointwise_confidence_band(pointwise, n, at)
+    return at, np.asarray(lower) - at, np.asarray(upper) - at
 
 
 def uniformity(found: Placed) -> pd.DataFrame:

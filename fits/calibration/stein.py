@@ -28,6 +28,7 @@ from .cohorts import Drawn, names_of
 type Floats = NDArray[np.float64]
 
 SWITCH: Final = 0.04  # d
+GONE: Final = 1e-30  # copies/µg DNA; below it the loss of cells fades, for the logarithm has no number for none
 #: Published population values and sds between patients (logarithm; logit for FPERS). READ-abs: secondary transcription
 #: of Table 1; the residual sd is READ.
 PUBLISHED: Final[Mapping[str, tuple[float, float]]] = {
@@ -72,10 +73,11 @@ def stein_model() -> Model:
     def rates(t: Any, y: Any, p: Any) -> dict[str, Any]:
         before = expit((p.TPEAK - t) / SWITCH)
         growth = before * log(p.FOLDX) / p.TPEAK
-        return {
-            "effector": y.effector * (growth - (1.0 - before) * p.KALPHA),
-            "persisting": y.persisting * (growth - (1.0 - before) * p.KBETA),
-        }
+
+        def change(cells: Any, loss: Any) -> Any:
+            return cells * (growth - (1.0 - before) * loss * cells / (cells + GONE))
+
+        return {"effector": change(y.effector, p.KALPHA), "persisting": change(y.persisting, p.KBETA)}
 
     def observables(t: Any, y: Any, p: Any) -> dict[str, Any]:
         return {"transgene": relative_error(y.effector + y.persisting, p.sigma, unit="copies/µg DNA")}
