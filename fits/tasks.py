@@ -241,7 +241,9 @@ def _on_cluster[T, R](function: Callable[[T], R], tasks: Mapping[int, T], addres
     try:
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as fault:
-        raise ReinfuseError(f"no scheduler of a cluster answers at {address!r} ({fault}); start one, or mend the address") from None
+        raise ReinfuseError(
+            f"no scheduler of a cluster answers at {address!r} ({fault}); start one, or mend the address"
+        ) from None
     with client:
         _check_workers(client, address)
         job = f"{getattr(function, '__name__', 'task')}-{os.getpid()}-{time.time_ns()}"
@@ -267,7 +269,9 @@ def _check_workers(client: Any, address: str) -> None:
     mine = version("reinfuse")
     for worker, theirs in client.run(_version).items():
         if theirs != mine:
-            raise ReinfuseError(f"worker {worker} has reinfuse {theirs}, this process {mine}; install the same everywhere")
+            raise ReinfuseError(
+                f"worker {worker} has reinfuse {theirs}, this process {mine}; install the same everywhere"
+            )
 
 
 def _version() -> str:

@@ -17,7 +17,8 @@ def command(
     cohorts: Annotated[int | None, typer.Option(help="How many cohorts [200; recovery 20; stein 2].")] = None,
     patients: Annotated[int | None, typer.Option(help="Patients of each [12; recovery 30; stein 90].")] = None,
     again: Annotated[
-        float, typer.Option(help="Share of those who progressed after ide-cel that get cilta-cel; 0: one infusion each.")
+        float,
+        typer.Option(help="Share of those who progressed after ide-cel that get cilta-cel; 0: one infusion each."),
     ] = 0.0,
     truth: Annotated[str, typer.Option(help="Of recovery: reference or median.")] = "reference",
     draws: Annotated[int, typer.Option(help="Kept draws of each chain, to begin with.")] = 500,

@@ -87,8 +87,7 @@ class Campaign:
         truth: Truth = "prior" if self.kind == "sbc" else self.truth
         study = self.study
         return {
-            k: Task(seed=self.seed, number=k, study=study, effort=self.effort, truth=truth)
-            for k in range(self.cohorts)
+            k: Task(seed=self.seed, number=k, study=study, effort=self.effort, truth=truth) for k in range(self.cohorts)
         }
 
     def recipe(self) -> dict[str, Any]:
@@ -148,9 +147,10 @@ class Outcome:
                 if abs(row["share"] - row["level"]) > FAR * row["mc_error"]:
                     doubts.append(f"{row['level']:.0%} intervals hold {row['share']:.1%} of the truths")
         else:
-            row = self.overall.set_index("level").loc[INTERVAL]
-            if row["share"] < INTERVAL - FAR * row["mc_error"]:
-                doubts.append(f"{INTERVAL:.0%} intervals hold only {row['share']:.1%} of the truths")
+            held = self.overall.set_index("level")
+            share, error = float(held["share"][INTERVAL]), float(held["mc_error"][INTERVAL])
+            if share < INTERVAL - FAR * error:
+                doubts.append(f"{INTERVAL:.0%} intervals hold only {share:.1%} of the truths")
         return doubts
 
 
@@ -316,8 +316,8 @@ def summary(outcome: Outcome, command: str, pictures: str = "figures/") -> str:
         f"NumPy {made['numpy']}, Numba {made['numba']}, PyMC {made['pymc']}.",
         "",
         f"{len(fits)} cohorts of {campaign.patients} patients{_infusions(campaign)}, seed {campaign.seed}; "
-        f"{campaign.effort.chains} chains of {campaign.effort.tune} warm-up sweeps and {campaign.effort.draws} draws at "
-        f"{campaign.effort.thin} sweeps each, up to {campaign.effort.longest} times as many where the worst "
+        f"{campaign.effort.chains} chains of {campaign.effort.tune} warm-up sweeps and {campaign.effort.draws} draws "
+        f"at {campaign.effort.thin} sweeps each, up to {campaign.effort.longest} times as many where the worst "
         f"population value had R-hat above {HIGHEST_RHAT} or a bulk ESS below {ENOUGH_ESS:.0f}; "
         f"{outcome.found.count} draws are ranked.",
         "",
@@ -365,7 +365,9 @@ def _overall(outcome: Outcome) -> list[str]:
         part = Placed(some.names, some.numbers[kept], some.rank[kept], some.count, some.truth[kept], some.median[kept])
         settled = coverage_of_all(part, outcome.population, LEVELS)
     for k, row in enumerate(outcome.overall.to_dict("records")):
-        share = f"{settled['share'].iloc[k]:.1%} of {settled['fits'].iloc[k]}" if settled is not None else "none settled"
+        share = (
+            f"{settled['share'].iloc[k]:.1%} of {settled['fits'].iloc[k]}" if settled is not None else "none settled"
+        )
         rows.append(f"| {row['level']:.0%} | {row['share']:.1%} | {row['mc_error']:.1%} | {share} |")
     return rows
 

@@ -13,12 +13,12 @@ followed where it is measurable, and values are rounded. Each of these is a smal
   depend on what is in the table already, so the likelihood may ignore them.
 - Residuals are Student t on the log scale and are censored at the limits; nothing is rounded.
 
-A cohort is drawn anew, population and all, where the *table* says so: nobody progressed after ide-cel although some are
-to be infused again, somebody chosen died before the second infusion (the likelihood counts those who lived to have it, and
-would have to know of those who did not), an assay is missing altogether, or the table is none that `reinfuse check` lets
-pass. Conditioning on an event of the data alone leaves the posterior as it is, and calibration with it. It is drawn anew
-as well where a trajectory cannot be solved; the likelihood is zero there, so prior and fit agree once more. How often
-each happened is counted.
+A cohort is drawn anew, population and all, where the *table* says so: nobody progressed after ide-cel although some
+are to be infused again, somebody chosen died before the second infusion (the likelihood counts those who lived to have
+it, and would have to know of those who did not), an assay is missing altogether, or `reinfuse check` would refuse the
+table. Conditioning on an event of the data alone leaves the posterior as it is, and calibration with it. It is drawn
+anew as well where a trajectory cannot be solved; the likelihood is zero there, so prior and fit agree once more. How
+often each happened is counted.
 """
 
 from collections import Counter
@@ -192,9 +192,7 @@ def reference_truth(study: Study) -> Floats:
 # ---------------------------------------------------------------------------------------------- one attempt
 
 
-def _attempt(
-    study: Study, posterior: Posterior, h: Floats, rejected: Counter[str], rng: np.random.Generator
-) -> Drawn:
+def _attempt(study: Study, posterior: Posterior, h: Floats, rejected: Counter[str], rng: np.random.Generator) -> Drawn:
     n = study.patients
     b = np.exp(h[posterior.log_sd]) * rng.standard_normal((n, posterior.q))
     hazard_of_death = float(np.exp(h[estimated(posterior.problem).index("hD")]))
@@ -335,9 +333,7 @@ def _visits(product: str, start: float, rng: np.random.Generator) -> list[tuple[
         day = planned if rng.uniform() < PUNCTUAL else spread
         before = day = max(day, before + 1)
         plan += [
-            (start + day, assay)
-            for assay, shares in SAMPLED.items()
-            if rng.uniform() < shares[product].get(visit, 0.0)
+            (start + day, assay) for assay, shares in SAMPLED.items() if rng.uniform() < shares[product].get(visit, 0.0)
         ]
     return plan
 
@@ -350,7 +346,12 @@ def _monthly(start: float, end: float, rng: np.random.Generator) -> list[tuple[f
 
 
 def _measured(
-    name: str, day: float, assay: str, curves: Mapping[str, Floats], sigma: Mapping[str, float], rng: np.random.Generator
+    name: str,
+    day: float,
+    assay: str,
+    curves: Mapping[str, Floats],
+    sigma: Mapping[str, float],
+    rng: np.random.Generator,
 ) -> Row:
     """A value with residual error, censored at the assay's limits."""
     offset = LOG_OFFSET.get(assay, 0.0)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from reinfuse.model.errors import ReinfuseError
 
-from ..chain import State
+from ..blocks import State
 from ..geometry import Posterior, prepare
 from ..likelihood_op import LogDensity, loglik_and_gradient
 from ..population import population_model
@@ -165,9 +165,7 @@ def fit_draws(
     factor, failures = 1, 0
     while True:
         settings = effort.settings(seed, factor)
-        sampled = sample(
-            problem, log_density, coordinates, settings, cores=1, begun=begun, save=states.__setitem__
-        )
+        sampled = sample(problem, log_density, coordinates, settings, cores=1, begun=begun, save=states.__setitem__)
         failures = max(failures, int(sampled.attrs.get("solver_failures", 0)))
         x = np.asarray(sampled["x"].transpose("chain", "draw", "coordinate").to_numpy(), dtype=np.float64)
         found = diagnostics(x[..., lay.hyper])
@@ -193,8 +191,8 @@ def quantities(problem: Problem, h: Floats, b: Floats) -> tuple[tuple[str, ...],
     """Names and values of what is ranked: population values and test quantities.
 
     Ranks of parameters alone cannot see a posterior that ignores the data (Modrák et al. 2023): for that there are the
-    log-likelihood and the joint log density. The deviations, of all patients together and of the first one, are what the
-    sampler's own moves are about.
+    log-likelihood and the joint log density. The deviations, of all patients together and of the first one, are what
+    the sampler's own moves are about.
     """
     posterior = Posterior(problem)
     sd = np.exp(h[posterior.log_sd])

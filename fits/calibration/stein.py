@@ -1,10 +1,10 @@
 """Stein's curve of CAR-T kinetics as a model of one's own, and patients simulated from its published population.
 
 Tisagenlecleucel in blood rises exponentially to a peak and declines with two rates (Stein et al., CPT Pharmacometrics
-Syst Pharmacol 8:285, 2019). As an ODE: effector and persisting cells multiply alike until the peak, then each is lost at
-its own rate. The change at the peak takes about an hour (`SWITCH`), so that the likelihood is smooth in its day; on the
-logarithmic scale that is within 0.03 of the closed form, with a residual sd of 0.56. The patients are simulated from the closed form
-itself (`fits.diagnosis.stein`), which shares no code with the solver.
+Syst Pharmacol 8:285, 2019). As an ODE: effector and persisting cells multiply alike until the peak, then each is lost
+at its own rate. The change at the peak takes about an hour (`SWITCH`), so that the likelihood is smooth in its day; on
+the logarithmic scale that is within 0.03 of the closed form, with a residual sd of 0.56. The patients are simulated
+from the closed form itself (`fits.diagnosis.stein`), which shares no code with the solver.
 """
 
 from collections.abc import Mapping
@@ -93,9 +93,7 @@ def stein_model() -> Model:
             parameter("CPEAK", "peak", unit="copies/µg DNA", median=1e4, log_sd=1.0, **between),
             parameter("KALPHA", "rate of the first decline", unit="1/d", median=0.1, log_sd=1.0, **between),
             parameter("KBETA", "rate of the second decline", unit="1/d", median=0.006, log_sd=1.0, **between),
-            parameter(
-                "FPERS", "share that persists", median=0.02, log_sd=1.0, transform="logit", **between
-            ),
+            parameter("FPERS", "share that persists", median=0.02, log_sd=1.0, transform="logit", **between),
             parameter("sigma", "residual sd of ln(transgene)", median=0.4, log_sd=0.5),
         ],
         start=start,

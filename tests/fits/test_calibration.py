@@ -1,4 +1,4 @@
-"""Calibration: ranks are uniform where the sampler is right, and not where it is wrong; cohorts are those of the model."""
+"""Calibration: ranks are uniform where the sampler is right and not where it is wrong; cohorts are the model's."""
 
 import json
 import os
@@ -84,7 +84,7 @@ def test_the_block_sampler_is_calibrated(monkeypatch):
 def made(rank: list[list[int]], count: int = 9) -> Placed:
     ranks = np.array(rank)
     truth = np.zeros(ranks.shape)
-    return Placed(("a", "b"), np.arange(len(rank)), ranks, count, truth, truth + [1.0, -2.0])
+    return Placed(("a", "b"), np.arange(len(rank)), ranks, count, truth, truth + np.array([1.0, -2.0]))
 
 
 def test_ranks_count_the_draws_below_the_truth():
@@ -100,7 +100,9 @@ def test_a_uniform_value_lies_in_its_rank_and_does_not_depend_on_who_else_is_the
     found = made([[0, 9], [3, 5]])
     values = found.uniform
     assert (np.floor(values * 10) == found.rank).all()
-    alone = replace(found, numbers=found.numbers[1:], rank=found.rank[1:], truth=found.truth[1:], median=found.median[1:])
+    alone = replace(
+        found, numbers=found.numbers[1:], rank=found.rank[1:], truth=found.truth[1:], median=found.median[1:]
+    )
     np.testing.assert_array_equal(alone.uniform, values[1:])
 
 
@@ -190,7 +192,9 @@ def test_residuals_and_censoring_are_those_of_the_likelihood(study, cohorts):
             location = np.log(simulated[assay][rec.patient[rows], place] + offset)
             u = stats.t.cdf((np.log(rec.value[rows] + offset) - location) / sigma, 4)
             family, spread = rec.family[rows], rng.uniform(size=u.size)
-            values.append(np.select([family == Family.BELOW, family == Family.ABOVE], [u * spread, u + (1 - u) * spread], u))
+            values.append(
+                np.select([family == Family.BELOW, family == Family.ABOVE], [u * spread, u + (1 - u) * spread], u)
+            )
         assert stats.kstest(np.concatenate(values), "uniform").pvalue > 0.001, assay
 
 
@@ -253,7 +257,9 @@ def test_no_record_before_the_first_assessment_counts_a_hazard(cohorts):
     assert len(assessed(late, days)) == len(rec)
     again = days.copy()
     again[:, -1] = EARLY - 2.0 if drawn.problem.slots > 1 else 0.0
-    assert len(assessed(late, again)) == len(rec) - (0 if drawn.problem.slots == 1 else int((rec.dvid == "progression").sum()))
+    assert len(assessed(late, again)) == len(rec) - (
+        0 if drawn.problem.slots == 1 else int((rec.dvid == "progression").sum())
+    )
 
 
 def test_the_reference_truth_is_that_of_the_bundled_cohort(study):
@@ -310,11 +316,22 @@ def test_steins_patients_have_the_published_population():
 def pretended(task: Task) -> dict[str, np.ndarray]:
     """A replicate in no time: the Gaussian model's, with what a fit says of itself."""
     if task.number == 5:
-        return {"failure": np.array("LinAlgError: singular"), "reasons": np.array(["not solved"]), "rejected": np.array([2])}
+        return {
+            "failure": np.array("LinAlgError: singular"),
+            "reasons": np.array(["not solved"]),
+            "rejected": np.array([2]),
+        }
     settled = task.number % 3 > 0
     own = {"rhat": np.full(7, 1.0 if settled else 1.2), "ess_bulk": np.full(7, 300.0), "ess_tail": np.full(7, 200.0)}
-    more = {"length": np.array(500), "seconds": np.array(1.5), "solver_failures": np.array(0), "observations": np.array(9)}
-    return exact(task.number) | own | more | {"reasons": np.array([], dtype=np.str_), "rejected": np.array([], dtype=int)}
+    more = {
+        "length": np.array(500),
+        "seconds": np.array(1.5),
+        "solver_failures": np.array(0),
+        "observations": np.array(9),
+    }
+    return (
+        exact(task.number) | own | more | {"reasons": np.array([], dtype=np.str_), "rejected": np.array([], dtype=int)}
+    )
 
 
 def test_a_campaign_judges_all_fits_and_hides_none(tmp_path):

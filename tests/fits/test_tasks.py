@@ -105,7 +105,7 @@ def test_results_of_another_recipe_are_not_gone_on_with(tmp_path):
     TaskFolder(tmp_path, RECIPE).write(0, normal(0))
     with pytest.raises(ReinfuseError, match="holds 1 results already; resume"):
         TaskFolder(tmp_path, RECIPE)
-    with pytest.raises(ReinfuseError, match="made otherwise .seed: 1, now 2."):
+    with pytest.raises(ReinfuseError, match=r"made otherwise \(seed: 1, now 2\)"):
         TaskFolder(tmp_path, RECIPE | {"seed": 2}, resume=True)
 
 
@@ -115,7 +115,7 @@ def test_half_a_file_is_never_taken_for_a_result(tmp_path):
     (tmp_path / ".000002.npz.123.part").write_bytes(b"PK")  # what a kill leaves behind
     (tmp_path / "000003.npz").write_bytes(b"PK")
     assert folder.done() == [1, 3]
-    with pytest.raises(ReinfuseError, match="000003.npz is not readable"):
+    with pytest.raises(ReinfuseError, match=r"000003\.npz is not readable"):
         folder.read(3)
 
 
@@ -143,7 +143,16 @@ def cluster(tmp_path):
             break
         time.sleep(0.1)
     assert address, (tmp_path / "scheduler0.log").read_text()
-    options = ("--no-nanny", "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1", "--local-directory", str(tmp_path))
+    options = (
+        "--no-nanny",
+        "--nthreads",
+        "1",
+        "--no-dashboard",
+        "--host",
+        "127.0.0.1",
+        "--local-directory",
+        str(tmp_path),
+    )
     workers = [start("worker", address, *options) for _ in range(2)]
     yield address, workers
     for process in reversed(started):
@@ -169,5 +178,5 @@ def test_a_cluster_gives_the_same_bits_and_survives_a_worker(cluster):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_a_cluster_that_is_not_there_is_told(monkeypatch):
     monkeypatch.setattr("reinfuse.fits.tasks.CONNECT_SECONDS", 1.0)
-    with pytest.raises(ReinfuseError, match="no scheduler of a cluster answers at 'tcp://127.0.0.1:9'"):
+    with pytest.raises(ReinfuseError, match="no scheduler of a cluster answers at"):
         list(run_tasks(normal, {0: 0}, cluster="tcp://127.0.0.1:9"))
