@@ -43,7 +43,8 @@ def ecdf_differences(curves: Mapping[str, Curve], *, title: str, level: float) -
         panel.set_ylim(-MARGIN * highest, MARGIN * highest)
         panel.set_xlim(0.0, 1.0)
         panel.set_xticks([0.0, 0.5, 1.0], labels=["0", "0.5", "1"])
-    figure.supxlabel("rank of the truth, as a share of the draws", fontsize=8)
+    for panel in axes[-COLUMNS:]:
+        panel.set_xlabel("rank / draws", fontsize=7)
     figure.supylabel("ECDF minus uniform", fontsize=8)
     figure.suptitle(title)
     handles = [
