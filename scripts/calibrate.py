@@ -51,7 +51,6 @@ def command(
     from typing import Any, cast
 
     from rich.console import Console
-    from rich.markdown import Markdown
 
     from reinfuse.model.errors import ReinfuseError
 
@@ -83,7 +82,9 @@ def command(
     except KeyboardInterrupt:
         complain(f"Interrupted. The cohorts done so far are kept in {out}; --resume goes on from there.")
         raise
-    console.print(Markdown((out / "summary.md").read_text(encoding="utf-8")))
+    lines = (out / "summary.md").read_text(encoding="utf-8").splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("!["))
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
     if docs is not None:
         publish(outcome, out, docs)
     if outcome.doubts:
