@@ -29,7 +29,7 @@ from reinfuse.model.errors import ReinfuseError
 #: What a task hands back to be kept: arrays of numbers or text by name.
 type Arrays = Mapping[str, NDArray[Any]]
 
-DEATHS: Final = 3  # of workers in a row, without a result between them: then the tasks are to blame
+DEATHS: Final = 3  # of workers over one task alone: then the task is to blame
 CONNECT_SECONDS: Final = 30.0
 #: One thread for each worker: there are as many workers as cores.
 SINGLE: Final = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -42,6 +42,7 @@ def run_tasks[T, R](
     *,
     cores: int | None = None,
     cluster: str | None = None,
+    lost: Callable[[int], R] | None = None,
 ) -> Iterator[tuple[int, R]]:
     """Do tasks in parallel.
 
@@ -56,6 +57,8 @@ def run_tasks[T, R](
     cluster
         Address of the scheduler of a running dask.distributed cluster, such as ``tcp://10.0.0.1:8786``; its workers
         need the same version of this package.
+    lost
+        What counts as the result of a task, by number, that ends its worker whenever it is tried; None: an error.
 
     Yields
     ------
@@ -65,7 +68,7 @@ def run_tasks[T, R](
     Raises
     ------
     ReinfuseError
-        If there is no such cluster, its workers have another version, or workers keep dying.
+        If there is no such cluster, its workers have another version, or a task ends its worker whenever it is tried.
     Exception
         What the function raised; the other tasks are called off.
     """
@@ -74,9 +77,9 @@ def run_tasks[T, R](
     if not tasks:
         return
     if cluster is None:
-        yield from _locally(function, tasks, cores or os.cpu_count() or 1)
+        yield from _locally(function, tasks, cores or os.cpu_count() or 1, lost)
     else:
-        yield from _on_cluster(function, tasks, cluster)
+        yield from _on_cluster(function, tasks, cluster, lost)
 
 
 class TaskFolder:
@@ -151,13 +154,14 @@ class TaskFolder:
         *,
         cores: int | None = None,
         cluster: str | None = None,
+        lost: Callable[[int], Arrays] | None = None,
         tick: Callable[[int], None] = lambda _: None,
     ) -> list[dict[str, NDArray[Any]]]:
         """Do the tasks whose results are not here yet; the results of all of them, in order of their numbers.
 
         Parameters
         ----------
-        function, tasks, cores, cluster
+        function, tasks, cores, cluster, lost
             As for `run_tasks`.
         tick
             Told of each task, also of those done before.
@@ -165,7 +169,7 @@ class TaskFolder:
         done = set(self.done())
         tick(len(done & tasks.keys()))
         left = {number: task for number, task in tasks.items() if number not in done}
-        for number, result in run_tasks(function, left, cores=cores, cluster=cluster):
+        for number, result in run_tasks(function, left, cores=cores, cluster=cluster, lost=lost):
             self.write(number, result)
             tick(1)
         return [self.read(number) for number in sorted(tasks)]
@@ -174,20 +178,31 @@ class TaskFolder:
 # ---------------------------------------------------------------------------------------------- this machine
 
 
-def _locally[T, R](function: Callable[[T], R], tasks: Mapping[int, T], cores: int) -> Iterator[tuple[int, R]]:
+def _locally[T, R](
+    function: Callable[[T], R], tasks: Mapping[int, T], cores: int, lost: Callable[[int], R] | None
+) -> Iterator[tuple[int, R]]:
+    """All at once; after a death the next one alone, for only then is it known whose it is."""
     left, deaths = dict(tasks), 0
     while left:
+        first = next(iter(left))
+        some = {first: left[first]} if deaths else left
         try:
-            for number, result in _in_pool(function, left, min(cores, len(left))):
+            for number, result in _in_pool(function, dict(some), min(cores, len(some))):
                 del left[number]
                 deaths = 0
                 yield number, result
         except BrokenProcessPool:
             deaths += 1
-            if deaths == DEATHS:
-                raise ReinfuseError(
-                    f"worker processes died {DEATHS} times without a result (out of memory?); use fewer cores"
-                ) from None
+            if deaths > DEATHS:
+                left.pop(first)
+                deaths = 0
+                yield first, _given_up(first, lost)
+
+
+def _given_up[R](number: int, lost: Callable[[int], R] | None) -> R:
+    if lost is None:
+        raise ReinfuseError(f"task {number} ended its worker {DEATHS} times (out of memory?); use fewer cores")
+    return lost(number)
 
 
 def _in_pool[T, R](function: Callable[[T], R], tasks: Mapping[int, T], cores: int) -> Iterator[tuple[int, R]]:
@@ -235,8 +250,10 @@ def _single_threaded() -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------- a cluster
 
 
-def _on_cluster[T, R](function: Callable[[T], R], tasks: Mapping[int, T], address: str) -> Iterator[tuple[int, R]]:
-    from distributed import Client, as_completed
+def _on_cluster[T, R](
+    function: Callable[[T], R], tasks: Mapping[int, T], address: str, lost: Callable[[int], R] | None
+) -> Iterator[tuple[int, R]]:
+    from distributed import Client, KilledWorker, as_completed
 
     try:
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
@@ -251,8 +268,11 @@ def _on_cluster[T, R](function: Callable[[T], R], tasks: Mapping[int, T], addres
         running = {submit(task, key=f"{job}-{number}"): number for number, task in tasks.items()}
         left = set(tasks)
         for future in as_completed(list(running), loop=client.loop):
-            result: R = future.result()
             number = running.pop(future)
+            try:
+                result: R = future.result()
+            except KilledWorker:
+                result = _given_up(number, lost)
             if number in left:  # each once, whatever the cluster says twice
                 left.remove(number)
                 yield number, result

@@ -191,11 +191,16 @@ def run_campaign(
     tasks = campaign.tasks()
     if cluster is None and set(folder.done()) < set(tasks):
         _compile(campaign)
-    results = folder.complete(replicate, tasks, cores=cores, cluster=cluster, tick=tick)
+    results = folder.complete(replicate, tasks, cores=cores, cluster=cluster, lost=_lost, tick=tick)
     outcome = judge(campaign, dict(zip(sorted(tasks), results, strict=True)))
     words = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]] if command is None else command)
     _record(outcome, Path(out), words, time.perf_counter() - start)
     return outcome
+
+
+def _lost(number: int) -> dict[str, NDArray[Any]]:
+    """What is kept of a replicate that ends its process."""
+    return {"failure": np.array(f"replicate {number} ended its process whenever it was tried")}
 
 
 def _compile(campaign: Campaign) -> None:

@@ -65,9 +65,12 @@ def test_a_killed_worker_costs_no_task(tmp_path):
     assert (tmp_path / "killed").exists()
 
 
-def test_tasks_that_kill_every_worker_are_given_up():
-    with pytest.raises(ReinfuseError, match="worker processes died 3 times without a result"):
-        list(run_tasks(always_fatal, {0: 0}, cores=1))
+def test_a_task_that_kills_every_worker_is_given_up_and_no_other():
+    with pytest.raises(ReinfuseError, match="task 0 ended its worker 3 times"):
+        list(run_tasks(always_fatal, {0: 2}, cores=1))
+    found = dict(run_tasks(always_fatal, {k: k for k in range(5)}, cores=2, lost=lambda k: {"lost": np.array(k)}))
+    assert found.pop(2) == {"lost": 2}
+    same(found.items(), (0, 1, 3, 4))
 
 
 def test_a_fault_of_a_task_is_told():
