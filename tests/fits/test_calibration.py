@@ -68,11 +68,11 @@ def test_a_sampler_that_ignores_the_data_is_detected_by_the_likelihood_alone():
 
 @pytest.mark.slow
 def test_the_block_sampler_is_calibrated(monkeypatch):
-    """The runner and the sampler together: some eighty fits on two processes."""
+    """The runner and the sampler together: fifty fits on two processes."""
     monkeypatch.syspath_prepend(ROOT)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    found = placed(dict(sorted(run_tasks(chain, {k: k for k in range(80)}, cores=2))))
-    assert found.numbers.tolist() == list(range(80))
+    found = placed(dict(sorted(run_tasks(chain, {k: k for k in range(50)}, cores=2))))
+    assert found.numbers.tolist() == list(range(50))
     assert suspicious(uniformity(found)) == set()
     overall = coverage_of_all(found, NAMES, (0.5, 0.8, 0.95))
     assert (np.abs(overall["share"] - overall["level"]) <= 3.0 * overall["mc_error"]).all()
