@@ -6,7 +6,7 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint bench docs lock clean
+.PHONY: help env demo test lint bench sbc recovery docs lock clean
 
 help:  ## say what each target does
 	@sed -n 's/^\([a-z]*\):.*##/make \1	/p' Makefile | expand -t 16
@@ -28,6 +28,13 @@ lint: env  ## style, types and the direction of imports
 
 bench: .venv-bench/.stamp  ## the simulator beside its peers, about 20 minutes (BENCH=--quick: a smoke test)
 	.venv-bench/bin/python benchmarks/bench.py $(BENCH)
+
+sbc: env  ## calibration of the whole fit, 200 cohorts; hours, goes on where it was (SBC="--cluster tcp://HOST:PORT")
+	$(BIN)/reinfuse calibrate sbc --out sbc_out --resume --docs docs $(SBC)
+
+recovery: env  ## known truths recovered: 20 cohorts of 30 patients, and the population of Stein 2019; hours (SBC=...)
+	$(BIN)/reinfuse calibrate recovery --out recovery_out --resume --docs docs $(SBC)
+	$(BIN)/reinfuse calibrate stein --out stein_out --resume --docs docs $(SBC)
 
 docs: env  ## the documentation, into docs/_build/html; a warning is an error
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html

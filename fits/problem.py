@@ -240,6 +240,27 @@ def competing_deaths(rec: Records) -> Records:
     return replace(rec, time=time, family=family)
 
 
+def assessed(rec: Records, days: Floats) -> Records:
+    """The records without "free of progression" of days on which nobody looks for it yet, since they say nothing.
+
+    The hazard counts from `EARLY` days after the latest infusion. Until then the model's cumulative hazard is that of
+    the course before, whose own record has counted it already.
+
+    Parameters
+    ----------
+    rec
+        All records.
+    days
+        (n, slots) days of the infusions, infinite where not infused.
+    """
+    before = np.where(days[rec.patient] < rec.time[:, None], days[rec.patient], -np.inf)
+    since = rec.time - np.maximum(before.max(axis=1), 0.0)
+    free = (rec.kind == ASSAYS.index("progression")) & (rec.family == Family.NO_EVENT)
+    keep = ~(free & (since < bcma.EARLY))
+    names = ("patient", "time", "kind", "dvid", "family", "value", "product")
+    return replace(rec, **{name: getattr(rec, name)[keep] for name in names})
+
+
 def pose(cohort: Cohort, specification: Specification | None = None, *, tolerance: float = TOLERANCE) -> Problem:
     """Turn a cohort into a problem.
 
@@ -299,7 +320,8 @@ def pose(cohort: Cohort, specification: Specification | None = None, *, toleranc
         base[:, c] = slot_values[name] if name in own else REAL_COHORT[name].median
     base = np.where(np.isnan(base), 1.0, base)
 
-    taken = _compare(competing_deaths(rec), present)
+    days = np.stack([np.broadcast_to(infusion.day, (n,)) for infusion in course], axis=1)
+    taken = _compare(assessed(competing_deaths(rec), days), present)
     ev_time, ev_code, n_ev = events(course, n, compiled.events)
     last = np.where(taken.n_obs > 0, taken.time[np.arange(n), np.maximum(taken.n_obs - 1, 0)], 0.0)
     return Problem(

@@ -25,6 +25,7 @@ COMMANDS = (
     "retreat",
     "sensitivity",
     "compare",
+    "calibrate",
     "models",
     "report",
     "explore",

@@ -82,7 +82,7 @@ def stein_curve(
     array
         In the unit of `cmax`.
     """
-    return np.asarray(np.exp(_log_curve(np.asarray(t, dtype=float), _transform(foldx, tmax, cmax, alpha, fb, beta))))
+    return np.asarray(np.exp(log_curve(np.asarray(t, dtype=float), _transform(foldx, tmax, cmax, alpha, fb, beta))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,7 +267,7 @@ def forecast_stein(
                 raise ReinfuseError(f"The curve was not fitted to product '{kind}', only to {', '.join(fit.products)}.")
             theta = fit.mean[fit.products.index(kind)] + fit.omega * rng.standard_normal((draws, len(NAMES)))
             log_weight = np.zeros(draws)
-        centre[:, rows] = _log_curve(days[rows], theta[:, None, :])
+        centre[:, rows] = log_curve(days[rows], theta[:, None, :])
         weight[:, rows] = log_weight[:, None]
     return centre, weight
 
@@ -473,7 +473,7 @@ def _transform(*parts: npt.ArrayLike) -> Array:
     return np.asarray(out)
 
 
-def _log_curve(t: Array, theta: Array) -> Array:
+def log_curve(t: Array, theta: Array) -> Array:
     """Return ln R(t) from transformed parameters (..., 6); `t` broadcasts against the leading axes."""
     ln_foldx, ln_tmax, ln_cmax, ln_alpha, logit_fb, ln_beta = (theta[..., k] for k in range(len(NAMES)))
     tmax = np.exp(np.clip(ln_tmax, -_LARGE, _LARGE))
@@ -504,7 +504,7 @@ def _log_posterior(
     theta: Array, mean: Array, omega: Array, sigma: float, nu: float, days: Array, logs: Array, flags: Array
 ) -> Array:
     """Return ln posterior of each patient's parameters up to a constant: theta (..., p, 6) gives (..., p)."""
-    curve = _log_curve(days, theta[..., None, :])
+    curve = log_curve(days, theta[..., None, :])
     terms = scores.log_density(logs, flags, centre=curve, sigma=sigma, nu=nu)
     data = np.where(np.isfinite(logs), terms, 0.0).sum(axis=-1)
     prior = -0.5 * (((theta - mean) / omega) ** 2).sum(axis=-1)
@@ -557,12 +557,12 @@ def _linearise(
     theta: Array, sigma: float, nu: float, days: Array, logs: Array, flags: Array, seen: npt.NDArray[np.bool_]
 ) -> tuple[Array, Array, Array]:
     """Return d curve / d theta (p, j, 6), and slope and curvature of the data term in the curve (p, j)."""
-    curve = _log_curve(days, theta[:, None, :])
+    curve = log_curve(days, theta[:, None, :])
     columns = []
     for k, step in enumerate(_STEPS):
         moved = theta.copy()
         moved[:, k] += step
-        columns.append((_log_curve(days, moved[:, None, :]) - curve) / step)
+        columns.append((log_curve(days, moved[:, None, :]) - curve) / step)
     jacobian = np.where(seen[:, :, None], np.stack(columns, axis=-1), 0.0)
     slope, curvature = _slopes(np.where(seen, (logs - curve) / sigma, 0.0), np.where(seen, flags, 0.0), nu)
     return jacobian, np.where(seen, -slope / sigma, 0.0), np.where(seen, curvature / sigma**2, 0.0)
@@ -581,7 +581,7 @@ def _residual_sd(
     """Return the residual sd of highest expected log-likelihood (7-point Gauss-Hermite over the curve)."""
     seen = np.isfinite(logs)
     spread = np.sqrt(np.einsum("pjk,pkl,pjl->pj", jacobian, covariance, jacobian))[seen]
-    curve = _log_curve(days, mode[:, None, :])[seen]
+    curve = log_curve(days, mode[:, None, :])[seen]
     nodes, weights = np.polynomial.hermite_e.hermegauss(7)
     centre = curve + nodes[:, None] * spread
     grid = sigma * np.exp(np.linspace(-0.3, 0.3, 25))

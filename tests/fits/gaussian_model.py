@@ -151,9 +151,9 @@ class GaussianModel:
             log_weight = log_weight - 0.5 * ((log_spread - self.prior_mean[place]) / self.prior_sd[place]) ** 2
         return log_weight, centre, covariance
 
-    def draw(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, count: int, rng: np.random.Generator, grid: int = GRID) -> tuple[np.ndarray, np.ndarray]:
         """Independent draws of the posterior: population (count, H) and deviations (count, n, Q)."""
-        axes = [self.prior_mean[p] + self.prior_sd[p] * np.linspace(-5.0, 5.0, GRID) for p in (LOG_1, LOG_2)]
+        axes = [self.prior_mean[p] + self.prior_sd[p] * np.linspace(-5.0, 5.0, grid) for p in (LOG_1, LOG_2)]
         first, second = (a.ravel() for a in np.meshgrid(*axes, indexing="ij"))
         log_weight, centre, covariance = self._given_spreads(first, second)
         weight = np.exp(log_weight - log_weight.max())

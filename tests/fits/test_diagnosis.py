@@ -534,7 +534,7 @@ class TestSteinFit:
         fit, frame, _, _ = fitted
         rows = frame[frame["cens"] == 0]
         place = [fit.patients.index(name) for name in rows["patient"]]
-        curve = stein._log_curve(rows["time"].to_numpy(), fit.mode[place])
+        curve = stein.log_curve(rows["time"].to_numpy(), fit.mode[place])
         assert np.median(np.abs(np.log(rows["value"]) - curve)) < 0.3
 
     def test_draws_are_the_same_for_the_same_seed_and_unknown_patients_are_wider(self, fitted):
