@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,9 @@ type Floats = NDArray[np.float64]
 type Say = Callable[[str], None]
 
 CORES = 2
+STATISTICS = ("x", "n_steps", "diverging")
+STRUCTURED_MASSES = ("diagonal", "population")  # what a posterior of hundreds of coordinates can learn
+FEWEST = 20  # kept draws of each chain below which effective sample sizes are not computed
 PATIENTS = "individual"  # variable of the patients' parameters; all others are the population's
 HERE = Path(__file__).parent
 
@@ -61,7 +63,12 @@ def worth(posterior: xr.Dataset, seconds: float) -> dict[str, Any]:
     for name, rows in groups.items():
         ess = float(np.nan_to_num(rows[["ess_bulk", "ess_tail"]].to_numpy()).min())
         rhat = float(rows["rhat"].max())
-        row |= {f"ess_{name}": ess, f"ess_per_s_{name}": ess / seconds, f"rhat_{name}": rhat, f"scalars_{name}": len(rows)}
+        row |= {
+            f"ess_{name}": ess,
+            f"ess_per_s_{name}": ess / seconds,
+            f"rhat_{name}": rhat,
+            f"scalars_{name}": len(rows),
+        }
     return row | {"converged": bool(row["rhat_all"] <= MAX_RHAT)}
 
 
@@ -102,7 +109,7 @@ def reinfuse_fit(case: Case, sampler: str, folder: Path, settings: Mapping[str, 
 # --------------------------------------------------------------------------------------------- numpyro
 
 
-def numpyro_nuts(case: Case, solver: Any, how: Any, folder: Path, say: Say) -> Sampled | None:
+def numpyro_nuts(case: Case, solver: Any, how: Any, folder: Path, say: Say) -> Sampled:
     """NUTS of numpyro: one process for each core, chains shared out, until done or the budget is spent.
 
     Parameters
@@ -120,8 +127,8 @@ def numpyro_nuts(case: Case, solver: Any, how: Any, folder: Path, say: Say) -> S
 
     Returns
     -------
-    Sampled or None
-        None where the budget ended before any draw was kept; the row is then in `unfinished`.
+    Sampled
+        With an empty posterior where the budget ended in the warm-up.
     """
     from peers.numpyro_chains import Job
 
@@ -196,7 +203,7 @@ def _progress(path: Path) -> str:
     return f"{done} draws of each chain in {float(seconds):.0f} s"
 
 
-def gathered(case: Case, how: Settings, found: list[Any], say: Say) -> Sampled | None:
+def gathered(case: Case, how: Settings, found: list[Any], say: Say) -> Sampled:
     """The chains of all processes, warm-up cut off."""
     from reinfuse.fits.results import Draws, posterior_draws
 
@@ -228,10 +235,6 @@ def gathered(case: Case, how: Settings, found: list[Any], say: Say) -> Sampled |
     return Sampled(posterior=posterior, row=row)
 
 
-STATISTICS = ("x", "n_steps", "diverging")
-FEWEST = 20  # kept draws of each chain below which effective sample sizes are not computed
-
-
 def sentence(row: Mapping[str, Any]) -> str:
     """A line of progress."""
     if "ess_population" not in row:
@@ -243,6 +246,16 @@ def sentence(row: Mapping[str, Any]) -> str:
     )
 
 
-def threads_once() -> None:
-    """One thread of a kernel for each chain, as `reinfuse fit` has it."""
-    os.environ.setdefault("NUMBA_NUM_THREADS", str(os.cpu_count() or 1))
+def best(record: Mapping[str, Any], names: Iterable[str]) -> Settings | None:
+    """How numpyro did best in the latest of some cases: converged before not, then by effective samples a second."""
+    rows = [row for name in names for row in record.get(name, {}).get("rows", []) if row.get("peer") == "numpyro"]
+    latest = [row for row in rows if row["settings"]["mass"] in STRUCTURED_MASSES]
+    found = max(latest or rows, key=rank, default=None)
+    return None if found is None else Settings(**found["settings"])
+
+
+def rank(row: Mapping[str, Any]) -> tuple[bool, float]:
+    """Larger is better; without convergence effective samples say little, and a smaller R-hat counts."""
+    if row.get("converged"):
+        return True, row["ess_per_s_population"]
+    return False, -row.get("rhat_population", np.inf)

@@ -134,7 +134,7 @@ class Peer:
             mine = real & (kind == code) & (family == int(family_code))
             name = self.problem.kernel.kinds[code]
             location, scale = walk(needed.observations[name], symbols, OPERATIONS)
-            # where a record is another one, its density is taken at a harmless place, or its slope would not be a number
+            # of other records the density is taken at a harmless place, or its slope would not be a number
             safe = {"location": jnp.where(mine, location, 0.0), "scale": jnp.where(mine, scale, 1.0)}
             density = walk([node], safe | {"value": jnp.where(mine, value, 0.0)}, OPERATIONS)[0]
             total = total + jnp.sum(jnp.where(mine, density, 0.0))
@@ -250,7 +250,12 @@ class Peer:
 
     def sites(self, x: Any, parametrisation: str) -> tuple[dict[str, Any], Any]:
         """A flat vector of `fits.population.population_model` as numpyro's unconstrained values, and ln |dx/dz|."""
-        d, q, e, n = len(self.scales["population"][0]), len(self.problem.random), len(self.problem.effects), self.problem.n
+        d, q, e, n = (
+            len(self.scales["population"][0]),
+            len(self.problem.random),
+            len(self.problem.effects),
+            self.problem.n,
+        )
         parts = {"population": x[:d], "product_effect": x[d + q : d + q + e]}
         log_omega, eta = x[d : d + q], x[d + q + e :].reshape(n, q)
         values: dict[str, Any] = {"omega": log_omega}
@@ -280,9 +285,7 @@ class Peer:
             if mean.size
         }
         effects = [parts["product_effect"]] if "product_effect" in parts else []
-        return np.concatenate(
-            [parts["population"], log_omega, *effects, eta.reshape(*eta.shape[:-2], -1)], axis=-1
-        )
+        return np.concatenate([parts["population"], log_omega, *effects, eta.reshape(*eta.shape[:-2], -1)], axis=-1)
 
     def log_density(self, parametrisation: str = "non-centred") -> Callable[[Any], Any]:
         """``f(x)``: what this numpyro model says of a flat vector of `fits.population.population_model`."""
