@@ -159,7 +159,7 @@ def _draws(row: Record) -> list[str]:
 
 def agreements(rows: list[Record]) -> str:
     """Means and sds against those of reinfuse."""
-    head = ("against reinfuse", "means, largest |z|", "in sds", "sds, largest |z|", "in %", "median %", "agree")
+    head = ("against reinfuse", "means, largest z", "in sds", "sds, largest z", "in %", "median %", "agree")
     lines = []
     for row in rows:
         if "agreement" in row:
@@ -203,7 +203,7 @@ def rates(axes: Axes, groups: list[tuple[str, list[Record]]]) -> None:
     """Bars of effective samples a second; hatched where the run did not converge."""
     place, ticks, labels = 0.0, [], []
     for title, rows in groups:
-        axes.text(0.0, place - 0.75, title, transform=axes.get_yaxis_transform(), weight="bold", va="center")
+        axes.text(0.015, place - 0.8, title, transform=axes.get_yaxis_transform(), weight="bold", va="center")
         for row in rows:
             if "ess_population" in row:
                 hatch = None if row["converged"] else "////"
@@ -218,9 +218,9 @@ def rates(axes: Axes, groups: list[tuple[str, list[Record]]]) -> None:
                 labels.append(row["method"].removesuffix(", on our density and in our coordinates"))
                 place += 1.0
         place += 1.4
-    axes.set(xscale="log", xlabel="effective samples a second (fewest of the population's, bulk and tail)")
+    axes.set(xscale="log", xlabel="effective samples a second, population")
     axes.set_yticks(ticks, labels=labels)
-    axes.set_ylim(place - 1.6, -1.3)
+    axes.set_ylim(place - 1.6, -1.5)
     axes.margins(x=0.25)
     axes.grid(axis="x", which="major", alpha=0.3)
     axes.set_axisbelow(True)
@@ -238,7 +238,7 @@ def differences(axes: Axes, compared: list[tuple[str, Record]]) -> None:
     axes.set(xlabel="expected by chance", ylabel="mean of numpyro minus ours, in Monte Carlo errors")
     axes.grid(alpha=0.3)
     if compared:
-        axes.legend(fontsize=7, frameon=False)
+        axes.legend(fontsize=7, frameon=False, loc="lower right")
 
 
 def _normal_quantiles(n: int) -> np.ndarray:
