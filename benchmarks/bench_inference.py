@@ -46,10 +46,10 @@ WAYS = (
     sampling.Settings(parametrisation="centred", mass="dense"),
 )
 STRUCTURED = tuple(
-    sampling.Settings(parametrisation=p, mass=m)
+    sampling.Settings(parametrisation=p, mass=m, chains=2, warmup=300)
     for p, m in (("non-centred", "diagonal"), ("non-centred", "population"), ("centred", "population"))
 )
-MINUTES = {"small": 20.0, "12": 30.0, "30": 60.0, "file": 60.0}
+MINUTES = {"small": 20.0, "12": 40.0, "30": 60.0, "file": 60.0}
 
 
 def arguments() -> argparse.Namespace:
@@ -72,7 +72,7 @@ def made(name: str, folder: Path, cohort: Path | None, quick: bool) -> cases.Cas
         assert cohort is not None
         return cases.own(cohort, folder)
     if name == "small":
-        return cases.synthetic(4 if quick else 6, folder, cases.FEW)
+        return cases.synthetic(4 if quick else 8, folder, cases.FEW)
     return cases.synthetic(int(name), folder)
 
 

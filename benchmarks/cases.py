@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from reinfuse.fits.problem import Problem, Specification, pose
 from reinfuse.fits.synthetic import synthetic_cohort
 from reinfuse.model.parameters import RANDOM_EFFECTS
 
+MOST_STEPS = 20_000
 SEED = 1  # of the synthetic cohorts
 FEW = ("rho", "B0")  # random effects of the small case
 
@@ -46,8 +47,10 @@ class Case:
         return Specification(random_effects=self.random_effects)
 
     def problem(self, tolerance: float | None = None) -> Problem:
-        """The posed cohort; ``tolerance`` None: that of fits."""
-        return pose(self.cohort, self.specification, **({} if tolerance is None else {"tolerance": tolerance}))
+        """The posed cohort; ``tolerance`` None: that of fits, else with as many steps as it may take."""
+        if tolerance is None:
+            return pose(self.cohort, self.specification)
+        return replace(pose(self.cohort, self.specification, tolerance=tolerance), max_steps=MOST_STEPS)
 
 
 def synthetic(patients: int, folder: Path, random_effects: tuple[str, ...] = RANDOM_EFFECTS) -> Case:

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"  # one device, on
 import jax
 import numpy as np
 from numpyro.infer import NUTS
+from numpyro.infer.util import potential_energy
 
 from reinfuse.fits.cohort import read_cohort
 from reinfuse.fits.problem import Specification, pose
@@ -77,11 +78,15 @@ class Job:
         return cls(**found | {"random_effects": tuple(found["random_effects"]), "chains": tuple(found["chains"])})
 
 
-def nuts(peer: Peer, job: Job) -> NUTS:
-    """The sampler."""
-    names = [name for name in POPULATION if name != "product_effect_decentered" or peer.problem.effects]
-    dense = {"diagonal": False, "dense": True, "population": [tuple(names)]}[job.mass]
-    return NUTS(peer.model(job.parametrisation), dense_mass=dense, target_accept_prob=job.accept)
+def nuts(peer: Peer, job: Job, sites: Iterable[str]) -> NUTS:
+    """The sampler, of the model's potential: given the model itself, it would compile anew for every chain."""
+    model = peer.model(job.parametrisation)
+    dense = {"diagonal": (), "dense": tuple(sorted(sites)), "population": tuple(s for s in POPULATION if s in sites)}
+    return NUTS(
+        potential_fn=jax.jit(lambda z: potential_energy(model, (), {}, z)),
+        dense_mass=[dense[job.mass]] if dense[job.mass] else [],
+        target_accept_prob=job.accept,
+    )
 
 
 def start(peer: Peer, job: Job, rng: np.random.Generator) -> dict[str, Any]:
@@ -101,10 +106,10 @@ def run(job: Job, tick: Callable[[str], None]) -> dict[str, Any]:
     problem = pose(read_cohort(job.cohort), Specification(random_effects=job.random_effects))
     peer = Peer(problem, Solver(**job.solver))
     since = time.perf_counter()
-    sampler, states = nuts(peer, job), {}
+    begin = {chain: start(peer, job, np.random.default_rng([1, chain])) for chain in job.chains}
+    sampler, states = nuts(peer, job, begin[job.chains[0]]), {}
     for chain in job.chains:
-        begin = start(peer, job, np.random.default_rng([1, chain]))
-        states[chain] = sampler.init(jax.random.key(chain), job.warmup, begin, (), {})
+        states[chain] = sampler.init(jax.random.key(chain), job.warmup, begin[chain], (), {})
     advance = jax.jit(lambda state: sampler.sample(state, (), {})).lower(states[job.chains[0]]).compile()
     compiling = time.perf_counter() - since
     kept: dict[int, list[Any]] = {chain: [] for chain in job.chains}
