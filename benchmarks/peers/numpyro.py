@@ -35,6 +35,8 @@ from .diffrax import OPERATIONS
 from .interface import Floats
 
 ASSESSED = bcma.EARLY  # d, from when on the hazard of progression counts
+FARTHEST = 150.0  # logarithms of cells; their cubes stay finite
+SAFE = OPERATIONS | {"exp": lambda a: jnp.exp(jnp.clip(a, -2.0 * FARTHEST, 2.0 * FARTHEST))}
 PARAMETRISATIONS = {"centred": (), "non-centred": ("eta",)}
 
 
@@ -95,6 +97,11 @@ class Peer:
         return prune(Trace(model, self.problem.fixed), self.problem.kernel.kinds, ())
 
     @cached_property
+    def linear(self) -> np.ndarray:
+        """(states,) which states are not logarithms."""
+        return np.array([not self.needed.model.state(s).log for s in self.needed.states])
+
+    @cached_property
     def densities(self) -> list[tuple[int, Family, Node]]:
         """(kind, family, log density by ``location``, ``scale`` and ``value``) of the records that there are."""
         graph = Graph()
@@ -108,15 +115,14 @@ class Peer:
         """Log-likelihood of one patient: ``theta`` (columns,), records (M,) of which ``count`` count."""
         needed, solver = self.needed, self.solver
         parameters = {f"p.{name}": theta[k] for k, name in enumerate(self.problem.kernel.parameters)}
-        begin = after_infusion(needed, parameters, OPERATIONS)
+        begin = after_infusion(needed, parameters, SAFE)
         start = jnp.stack([jnp.asarray(begin[f"y.{s}"], float) for s in needed.states])
-        given = [jnp.asarray(c, float) for c in walk(needed.coefficients, parameters | begin, OPERATIONS)]
+        given = [jnp.asarray(c, float) for c in walk(needed.coefficients, parameters | begin, SAFE)]
         last = days[count - 1]
         real = jnp.arange(days.size) < count
         times = jnp.where(real, days, last)
-        linear = np.array([not needed.model.state(s).log for s in needed.states])
         controller = dfx.PIDController(
-            rtol=jnp.where(linear, solver.tolerance, 0.0), atol=solver.tolerance, pcoeff=0.3, icoeff=0.4
+            rtol=jnp.where(self.linear, solver.tolerance, 0.0), atol=solver.tolerance, pcoeff=0.3, icoeff=0.4
         )
         saved = [dfx.SubSaveAt(ts=times), dfx.SubSaveAt(ts=jnp.minimum(ASSESSED, last)[None])]
         solution = dfx.diffeqsolve(
@@ -133,18 +139,23 @@ class Peer:
         for code, family_code, node in self.densities:
             mine = real & (kind == code) & (family == int(family_code))
             name = self.problem.kernel.kinds[code]
-            location, scale = walk(needed.observations[name], symbols, OPERATIONS)
+            location, scale = walk(needed.observations[name], symbols, SAFE)
             # of other records the density is taken at a harmless place, or its slope would not be a number
             safe = {"location": jnp.where(mine, location, 0.0), "scale": jnp.where(mine, scale, 1.0)}
-            density = walk([node], safe | {"value": jnp.where(mine, value, 0.0)}, OPERATIONS)[0]
+            density = walk([node], safe | {"value": jnp.where(mine, value, 0.0)}, SAFE)[0]
             total = total + jnp.sum(jnp.where(mine, density, 0.0))
         return jnp.where(solution.result == dfx.RESULTS.successful, total, -jnp.inf)
 
     def rates(self, t: Any, y: Any, c: Any) -> Any:
-        """The right-hand side of one patient."""
+        """The right-hand side of one patient.
+
+        Kept where no trajectory leaves, as exponents are: a trial step that overflows is rejected, but its derivative
+        is 0 times infinity, which is no number.
+        """
+        y = jnp.where(self.linear, y, jnp.clip(y, -FARTHEST, FARTHEST))
         symbols = {f"y.{s}": y[i] for i, s in enumerate(self.needed.states)} | {"t": t}
         symbols |= {f"c.{k}": c[k] for k in range(len(self.needed.coefficients))}
-        return jnp.stack([jnp.asarray(v, float) for v in walk(self.needed.rates, symbols, OPERATIONS)])
+        return jnp.stack([jnp.asarray(v, float) for v in walk(self.needed.rates, symbols, SAFE)])
 
     @cached_property
     def moving(self) -> np.ndarray:
