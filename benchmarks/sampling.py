@@ -23,7 +23,6 @@ type Say = Callable[[str], None]
 
 CORES = 2
 STATISTICS = ("x", "n_steps", "diverging")
-STRUCTURED_MASSES = ("diagonal", "population")  # what a posterior of hundreds of coordinates can learn
 FEWEST = 20  # kept draws of each chain below which effective sample sizes are not computed
 PATIENTS = "individual"  # variable of the patients' parameters; all others are the population's
 HERE = Path(__file__).parent
@@ -247,11 +246,12 @@ def sentence(row: Mapping[str, Any]) -> str:
 
 
 def best(record: Mapping[str, Any], names: Iterable[str]) -> Settings | None:
-    """How numpyro did best in the latest of some cases: converged before not, then by effective samples a second."""
-    rows = [row for name in names for row in record.get(name, {}).get("rows", []) if row.get("peer") == "numpyro"]
-    latest = [row for row in rows if row["settings"]["mass"] in STRUCTURED_MASSES]
-    found = max(latest or rows, key=rank, default=None)
-    return None if found is None else Settings(**found["settings"])
+    """How numpyro did best in the last of some cases that has been run (see `rank`)."""
+    for name in reversed(list(names)):
+        rows = [row for row in record.get(name, {}).get("rows", []) if row.get("peer") == "numpyro"]
+        if rows:
+            return Settings(**max(rows, key=rank)["settings"])
+    return None
 
 
 def rank(row: Mapping[str, Any]) -> tuple[bool, float]:

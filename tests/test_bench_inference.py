@@ -88,6 +88,21 @@ def test_convergence_comes_before_effective_samples(benchmark_file):
     assert sorted([slow, stuck, quick, still], key=rank) == [stuck, still, slow, quick]
 
 
+def test_the_best_settings_come_from_the_last_case_that_was_run(benchmark_file):
+    sampling = benchmark_file("sampling")
+
+    def row(mass, converged, ess):
+        settings = {"parametrisation": "centred", "mass": mass}
+        return {"peer": "numpyro", "settings": settings, "converged": converged, "ess_per_s_population": ess}
+
+    mine = {"peer": "reinfuse", "converged": True, "ess_per_s_population": 50.0}
+    record = {"a": {"rows": [row("dense", True, 9.0)]}, "b": {"rows": [mine, row("diagonal", True, 1.0)]}}
+    record["b"]["rows"].append(row("population", False, 3.0) | {"rhat_population": 1.1})
+    assert sampling.best(record, ("a", "b", "c")).mass == "diagonal"
+    assert sampling.best(record, ("a",)).mass == "dense"
+    assert sampling.best(record, ()) is None
+
+
 def test_a_run_that_did_not_converge_meets_no_target(benchmark_file):
     page = benchmark_file("inference_page")
     mine = {"method": "reinfuse", "peer": "reinfuse", "converged": True, "ess_per_s_population": 100.0}
