@@ -6,10 +6,10 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint bench sbc recovery docs lock clean
+.PHONY: help env demo test lint bench bench-inference sbc recovery docs lock clean
 
 help:  ## say what each target does
-	@sed -n 's/^\([a-z]*\):.*##/make \1	/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*##/make \1	/p' Makefile | expand -t 24
 	@echo "Python 3.12 or newer is taken from PYTHON (now: $(PYTHON)); make PYTHON=/path/to/python3.12 names another."
 
 env: .venv/.stamp  ## make .venv with the locked versions
@@ -28,6 +28,9 @@ lint: env  ## style, types and the direction of imports
 
 bench: .venv-bench/.stamp  ## the simulator beside its peers, about 20 minutes (BENCH=--quick: a smoke test)
 	.venv-bench/bin/python benchmarks/bench.py $(BENCH)
+
+bench-inference: .venv-bench/.stamp  ## fits beside numpyro + diffrax, hours (BENCH=--quick: a smoke test)
+	.venv-bench/bin/python benchmarks/bench_inference.py $(BENCH)
 
 sbc: env  ## calibration of the whole fit, 200 cohorts; hours, goes on where it was (SBC="--cluster tcp://HOST:PORT")
 	$(BIN)/reinfuse calibrate sbc --out sbc_out --resume --docs docs $(SBC)
