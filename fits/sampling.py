@@ -1,6 +1,6 @@
 """Draws from the posterior, chain by chain, so that finished chains can be kept and re-used.
 
-Two samplers: ``blocks`` (Hamiltonian Monte Carlo within Gibbs, see `blocks`), the default, for one odd patient cannot
+Two samplers: ``blocks`` (Hamiltonian Monte Carlo in blocks, see `blocks`), the default, for one odd patient cannot
 break it; and ``nutpie`` (NUTS on the whole vector), a cross-check. A run records which one ran.
 """
 
@@ -50,7 +50,7 @@ class Settings:
         ``blocks`` or ``nutpie``.
     """
 
-    draws: int = 1000
+    draws: int = 750
     tune: int = 400
     chains: int = 4
     seed: int = 1
@@ -88,7 +88,7 @@ def sampler_name(settings: Settings) -> str:
     """The sampler that `sample` runs, with its version."""
     if settings.sampler == "nutpie":
         return f"nutpie {version('nutpie')} NUTS"
-    return f"reinfuse {version('reinfuse')} blocks: Hamiltonian Monte Carlo within Gibbs"
+    return f"reinfuse {version('reinfuse')} blocks: Hamiltonian Monte Carlo in blocks"
 
 
 def chain_seeds(seed: int, chains: int) -> list[int]:

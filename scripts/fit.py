@@ -37,7 +37,7 @@ def command(
         str, typer.Option(help="Restriction of the model: no-exhaustion, full or no-dysfunction.")
     ] = "no-exhaustion",
     compare: Annotated[bool, typer.Option(help="Also fit the model with exhaustion, and compare the two.")] = False,
-    draws: Annotated[int, typer.Option(help="Kept draws of each chain.")] = 1000,
+    draws: Annotated[int, typer.Option(help="Kept draws of each chain.")] = 750,
     tune: Annotated[int, typer.Option(help="Warm-up sweeps of each chain.")] = 400,
     thin: Annotated[int, typer.Option(help="Sweeps per kept draw.")] = 2,
     chains: Annotated[int, typer.Option(help="Number of chains.")] = 4,

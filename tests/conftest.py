@@ -13,6 +13,14 @@ settings.register_profile("shared", deadline=None, suppress_health_check=[Health
 settings.load_profile("shared")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that take minutes run where they are asked for."""
+    if "minutes" not in config.option.markexpr:
+        for item in items:
+            if "minutes" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="takes minutes: pytest -m minutes"))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Folder `shared` beside the checkout: real cohort and reference data, never part of the project."""

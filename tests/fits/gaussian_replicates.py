@@ -61,7 +61,6 @@ def chain(seed: int) -> dict[str, np.ndarray]:
     kept = 6 * DRAWS
     found = sample_chain(
         model,
-        model.log_density,
         model.coordinates(wrong=0.3),
         draws=kept,
         tune=80,

@@ -66,7 +66,7 @@ def test_a_sampler_that_ignores_the_data_is_detected_by_the_likelihood_alone():
     assert suspicious(table) == {"log-likelihood"}
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 def test_the_block_sampler_is_calibrated(monkeypatch):
     """The runner and the sampler together: fifty fits on two processes."""
     monkeypatch.syspath_prepend(ROOT)
@@ -385,7 +385,7 @@ def test_a_small_calibration_of_the_whole_model(tmp_path):
         np.testing.assert_array_equal(np.load(files[1])[name], values, err_msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 def test_the_published_population_is_recovered():
     """Ninety patients of Stein 2019: the truth is inside the 98 % interval of every population value and spread."""
     task = Task(seed=1, number=0, study=SteinStudy(), effort=Effort(draws=400, tune=300, longest=1))

@@ -135,11 +135,9 @@ def test_nutpie_samples_the_same_model(one_infusion, explored):
     assert sum(ticks) >= settings.draws
 
 
-@pytest.mark.slow
-def test_two_samplers_find_the_same_posterior(one_infusion, explored, request):
+@pytest.mark.minutes
+def test_two_samplers_find_the_same_posterior(one_infusion, explored):
     """Blocks and NUTS share neither moves nor adaptation: where they agree, both are probably right."""
-    if "slow" not in request.config.option.markexpr:
-        pytest.skip("takes minutes: pytest -m slow")
     from arviz_stats.base import array_stats
 
     posed, found = one_infusion, []

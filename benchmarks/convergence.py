@@ -1,0 +1,167 @@
+"""Do fits converge, and what do they cost? Simulated cohorts of 10 to 300 patients, several seeds: `make convergence`.
+
+Every fit is what `reinfuse fit` samples by default: pose, compile, explore, sample. Goes on where it was: a fit that is
+in benchmarks/convergence.json with the same settings is not made again. Writes docs/generated/convergence.md and
+docs/images/convergence.png. ``--cohort FILE`` adds a cohort of one's own (only its figures of merit are kept).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from reinfuse.fits.calibration.cohorts import Study, draw_cohort, reference_truth
+from reinfuse.fits.cohort import read_cohort
+from reinfuse.fits.diagnosis.convergence import MAX_DIVERGENCE_SHARE, MAX_RHAT, MIN_ESS, diagnose
+from reinfuse.fits.figures import style
+from reinfuse.fits.geometry import prepare
+from reinfuse.fits.likelihood_op import LogDensity
+from reinfuse.fits.population import population_model
+from reinfuse.fits.problem import Problem, pose
+from reinfuse.fits.results import layout
+from reinfuse.fits.sampling import Settings, sample
+
+HERE = Path(__file__).parent
+RECORD = HERE / "convergence.json"
+PAGE = HERE.parent / "docs" / "generated" / "convergence.md"
+PICTURE = HERE.parent / "docs" / "images" / "convergence.png"
+SIZES = (10, 30, 100, 300)
+SEEDS = (1, 2, 3, 4, 5)
+PACKAGES = ("reinfuse", "numpy", "numba", "pymc", "arviz-stats")
+console = Console(highlight=False, soft_wrap=True)
+
+type Record = dict[str, Any]
+
+
+def cohort_of(size: int, seed: int) -> Problem:
+    """A simulated cohort, one infusion each, whose population is at the prior medians; a third gets cilta-cel."""
+    study = Study(patients=size)
+    return draw_cohort(study, np.random.default_rng([seed, size]), h=reference_truth(study)).problem
+
+
+def fit(problem: Problem, settings: Settings, cores: int) -> Record:
+    """Sample as `reinfuse fit` does, and judge all numbers."""
+    import xarray as xr
+
+    marks, cpu = [time.perf_counter()], time.process_time()
+    density = LogDensity(population_model(problem))
+    marks.append(time.perf_counter())
+    coordinates = prepare(problem, density, layout(problem), np.random.default_rng([settings.seed, 0]))
+    marks.append(time.perf_counter())
+    sampled = sample(problem, density, coordinates, settings, cores=cores)
+    marks.append(time.perf_counter())
+    compile_, explore, sampling = np.diff(marks).round(2).tolist()
+    posterior = xr.Dataset(
+        {"x": (("chain", "draw", "coordinate"), sampled["x"].transpose("chain", "draw", ...).values)}
+    )
+    tree = xr.DataTree.from_dict({"/posterior": posterior, "/sample_stats": sampled.drop_vars("x")})
+    found = diagnose(tree)
+    return {
+        "patients": problem.n,
+        "numbers": found.n_scalars,
+        "max_rhat": found.max_rhat,
+        "min_ess_bulk": found.min_ess_bulk,
+        "min_ess_tail": found.min_ess_tail,
+        "divergence_share": found.divergence_share,
+        "converged": found.converged,
+        "compile": compile_,
+        "explore": explore,
+        "sampling": sampling,
+        "cpu": round(time.process_time() - cpu, 1),
+        "memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+
+
+def table(records: list[Record]) -> str:
+    """The page's fragment."""
+    header = ("cohort", "fits", "converged", "largest R-hat", "smallest ESS, bulk", "tail", "divergent", "sampling, s")
+    lines = [
+        f"`make convergence`, {max(r['date'] for r in records)}; "
+        + ", ".join(f"{name} {v}" for name, v in records[-1]["versions"].items())
+        + f". Wanted: R-hat below {MAX_RHAT}, effective sample sizes above {MIN_ESS:.0f}, "
+        f"divergent trajectories below {100 * MAX_DIVERGENCE_SHARE:.1f} %.",
+        "",
+        f"| {' | '.join(header)} |",
+        "|---" * len(header) + "|",
+    ]
+    for name in dict.fromkeys(r["cohort"] for r in records):
+        mine = [r for r in records if r["cohort"] == name]
+        rhat, bulk, tail, seconds = (
+            np.array([r[k] for r in mine]) for k in ("max_rhat", "min_ess_bulk", "min_ess_tail", "sampling")
+        )
+        share = max(r["divergence_share"] or 0.0 for r in mine)
+        lines.append(
+            f"| {name} | {len(mine)} | {sum(r['converged'] for r in mine)} "
+            f"| {rhat.max():.4f} (median {np.median(rhat):.4f}) | {bulk.min():.0f} | {tail.min():.0f} "
+            f"| {100 * share:.2f} % | {np.median(seconds):.0f} ({seconds.min():.0f} to {seconds.max():.0f}) |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+@style.styled
+def picture(records: list[Record]) -> Figure:
+    """Seconds and smallest effective sample size against the number of patients."""
+    figure = style.new_figure(3.0)
+    cost, size = figure.subplots(1, 2)
+    simulated = [r for r in records if r["simulated"]]
+    n = np.array([r["patients"] for r in simulated])
+    for axes, values, label in (
+        (cost, [r["cpu"] for r in simulated], "processor seconds of a fit"),
+        (size, [min(r["min_ess_bulk"], r["min_ess_tail"]) for r in simulated], "smallest effective sample size"),
+    ):
+        axes.loglog(n, values, "o", color=style.BLUE, alpha=0.7)
+        axes.set_xlabel("patients")
+        axes.set_ylabel(label)
+    reach = np.array([n.min(), n.max()], dtype=float)
+    middle = np.median([r["cpu"] / r["patients"] for r in simulated if r["patients"] == n.max()])
+    cost.loglog(reach, middle * reach, "--", color=style.GREY, label="linear")
+    cost.legend(frameon=False)
+    size.axhline(MIN_ESS, ls="--", color=style.GREY)
+    return figure
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--cohort", type=Path, metavar="FILE", help="a cohort of your own, too")
+    parser.add_argument("--name", default="own cohort", help="how the tables call it")
+    parser.add_argument("--cores", type=int, default=2)
+    chosen = parser.parse_args()
+    records: list[Record] = json.loads(RECORD.read_text()) if RECORD.exists() else []
+    tasks = [(f"{size} simulated patients", size, seed) for size in chosen.sizes for seed in chosen.seeds]
+    if chosen.cohort is not None:
+        tasks += [(chosen.name, 0, seed) for seed in chosen.seeds]
+    for name, size, seed in tasks:
+        settings = Settings(seed=seed)
+        key = {"cohort": name, "seed": seed, "settings": settings.as_dict()}
+        if any(all(r.get(k) == v for k, v in key.items()) for r in records):
+            continue
+        problem = cohort_of(size, seed) if size else pose(read_cohort(chosen.cohort))
+        found = fit(problem, settings, chosen.cores)
+        made = {"date": date.today().isoformat(), "versions": {p: version(p) for p in PACKAGES}}
+        records.append(key | {"simulated": size > 0} | found | made)
+        records.sort(key=lambda r: (not r["simulated"], r["patients"], r["seed"]))
+        RECORD.write_text(json.dumps(records, indent=1) + "\n")
+        console.print(
+            f"{name}, seed {seed}: R-hat {found['max_rhat']:.4f}, ESS {found['min_ess_bulk']:.0f} and "
+            f"{found['min_ess_tail']:.0f}, {found['sampling']:.0f} s of sampling"
+        )
+        PAGE.write_text(table(records))
+        if any(r["simulated"] for r in records):
+            picture(records).savefig(PICTURE, dpi=150)
+
+
+if __name__ == "__main__":
+    main()
