@@ -48,7 +48,7 @@ STRUCTURED = tuple(
     sampling.Settings(parametrisation=p, mass=m, chains=2, warmup=300)
     for p, m in (("non-centred", "diagonal"), ("non-centred", "population"), ("centred", "population"))
 )
-MINUTES = {"small": 30.0, "12": 40.0, "30": 60.0, "file": 60.0}
+MINUTES = {"small": 40.0, "12": 40.0, "30": 60.0, "file": 60.0}
 
 
 def arguments() -> argparse.Namespace:
@@ -71,7 +71,7 @@ def made(name: str, folder: Path, cohort: Path | None, quick: bool) -> cases.Cas
         assert cohort is not None
         return cases.own(cohort, folder)
     if name == "small":
-        return cases.synthetic(4 if quick else 6, folder, cases.FEW)
+        return cases.synthetic(4 if quick else 8, folder, cases.FEW)
     return cases.synthetic(int(name), folder)
 
 

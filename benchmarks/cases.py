@@ -54,10 +54,10 @@ class Case:
 
 
 def synthetic(patients: int, folder: Path, random_effects: tuple[str, ...] = RANDOM_EFFECTS) -> Case:
-    """A synthetic cohort of first infusions, written into a folder."""
-    path = folder / f"synthetic_{patients}.csv"
-    if not path.exists():
-        write_cohort(synthetic_cohort(patients=patients, second_infusions=0, seed=SEED)[0], path)
+    """A synthetic cohort of first infusions, whose patients differ in these effects, written into a folder."""
+    path = folder / f"synthetic_{patients}_{len(random_effects)}.csv"
+    table, _ = synthetic_cohort(patients=patients, second_infusions=0, seed=SEED, random_effects=random_effects)
+    write_cohort(table, path)
     return Case(f"{patients} patients, {len(random_effects)} random effects", path, random_effects)
 
 

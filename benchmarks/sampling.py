@@ -16,7 +16,7 @@ from cases import Case
 from numpy.typing import NDArray
 
 from reinfuse.fits.diagnosis.convergence import MAX_RHAT, scalar_table
-from reinfuse.fits.diagnosis.scalars import every_scalar
+from reinfuse.fits.diagnosis.scalars import list_scalars, stack
 
 type Floats = NDArray[np.float64]
 type Say = Callable[[str], None]
@@ -43,15 +43,10 @@ class Sampled:
     posterior: xr.Dataset
     row: dict[str, Any]
 
-    def scalars(self, patients: bool = False) -> dict[str, Floats]:
-        """(chain, draw) of each scalar, logarithms of those that are positive."""
-        names, families, draws = every_scalar(self.posterior)
-        found = {}
-        for k, (name, family) in enumerate(zip(names, families, strict=True)):
-            if patients or family != PATIENTS:
-                values = draws[:, :, k]
-                found[name] = np.log(values) if (values > 0).all() else values
-        return found
+    def scalars(self) -> dict[str, Floats]:
+        """(chain, draw) of each population scalar, on the scale where its prior is normal."""
+        values = stack(self.posterior, list_scalars(self.posterior))
+        return {str(name): values.sel(scalar=name).to_numpy() for name in values["scalar"].values}
 
 
 def worth(posterior: xr.Dataset, seconds: float) -> dict[str, Any]:

@@ -72,6 +72,18 @@ def test_first_infusions_end_before_the_second(benchmark_file):
     assert cut.observations["ID"].isin(second.index).sum() == len(first)
 
 
+def test_scalars_are_compared_on_the_scale_of_their_priors(benchmark_file):
+    import xarray as xr
+
+    rng = np.random.default_rng(3)
+    rho, dlt = np.exp(rng.standard_normal((2, 2, 50)))
+    population = (("chain", "draw", "parameter"), np.stack([rho, dlt], axis=-1))
+    data = xr.Dataset({"population": population}, coords={"parameter": ["rho", "dlt"]})
+    found = benchmark_file("sampling").Sampled(posterior=data, row={}).scalars()
+    np.testing.assert_allclose(found["rho"], np.log(rho))
+    np.testing.assert_array_equal(found["dlt"], dlt)  # may be negative, whether or not a draw is
+
+
 def test_the_loosest_tolerance_that_is_as_good_is_taken(benchmark_file):
     as_good = benchmark_file("tuning").as_good
     rows = [{"tolerance": t, "gradient": 10.0 * t} for t in (1e-2, 1e-3, 1e-4)]
