@@ -7,8 +7,8 @@ CAR+ cells of the Leipzig cohort).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, fields, replace
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -100,6 +100,11 @@ class Records:
     def n_patients(self) -> int:
         """Number of patients, with or without records."""
         return len(self.patients)
+
+    def only(self, keep: npt.NDArray[np.bool_]) -> Self:
+        """Some of the records, by a mask (n,); the patients stay."""
+        columns = [f.name for f in fields(self) if f.name != "patients"]
+        return replace(self, **{name: getattr(self, name)[keep] for name in columns})
 
     def padded(self) -> Padded:
         """Lay the records out as (n_patients, max_obs) rectangles for the likelihood kernel."""

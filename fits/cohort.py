@@ -226,7 +226,7 @@ def cohort_from_frame(
     CohortError
         With every fault found; row i of the frame (from 0) is called row i + 2.
     """
-    cells = frame_cells(frame, name=name)
+    cells = frame_cells(_as_written(frame), name=name)
     table = canonical_table(cells, products=PRODUCTS if products is None else products)
     return Cohort(table=table, name=name, sha256=cells.sha256)
 
@@ -248,10 +248,14 @@ def write_cohort(table: pd.DataFrame, path: str | Path) -> None:
     """
     target = Path(path)
     partial = target.with_name(f".{target.name}.partial")
-    if "LIMIT" in table and table["LIMIT"].isna().all():
-        table = table.drop(columns="LIMIT")
     try:
-        table.to_csv(partial, index=False, encoding="utf-8", lineterminator="\n")
+        _as_written(table).to_csv(partial, index=False, encoding="utf-8", lineterminator="\n")
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _as_written(table: pd.DataFrame) -> pd.DataFrame:
+    """The table without an empty column LIMIT, so that files and digests are those of a table that has none."""
+    empty = "LIMIT" in table and table["LIMIT"].isna().all()
+    return table.drop(columns="LIMIT") if empty else table

@@ -256,9 +256,7 @@ def assessed(rec: Records, days: Floats) -> Records:
     before = np.where(days[rec.patient] < rec.time[:, None], days[rec.patient], -np.inf)
     since = rec.time - np.maximum(before.max(axis=1), 0.0)
     free = (rec.kind == ASSAYS.index("progression")) & (rec.family == Family.NO_EVENT)
-    keep = ~(free & (since < bcma.EARLY))
-    names = ("patient", "time", "kind", "dvid", "family", "value", "product")
-    return replace(rec, **{name: getattr(rec, name)[keep] for name in names})
+    return rec.only(~(free & (since < bcma.EARLY)))
 
 
 def pose(cohort: Cohort, specification: Specification | None = None, *, tolerance: float = TOLERANCE) -> Problem:

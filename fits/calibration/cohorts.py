@@ -39,7 +39,7 @@ from reinfuse.model.errors import ReinfuseError
 
 from ..assays import ASSAYS, LOG_OFFSET
 from ..cohort import Cohort, CohortError, cohort_from_frame
-from ..cohort_terms import ASSAY_TABLE, COLUMNS, EVENTS
+from ..cohort_terms import ASSAY_TABLE, EVENTS, WRITTEN_COLUMNS
 from ..geometry import Posterior
 from ..likelihood_op import loglik_and_gradient
 from ..population import estimated
@@ -379,7 +379,7 @@ def _name(i: int) -> str:
 def _table(rows: list[Row]) -> pd.DataFrame:
     rank = {assay: position for position, assay in enumerate(("", *ASSAY_TABLE))}
     ordered = sorted(rows, key=lambda row: (row[0], row[1], rank[row[6]]))
-    return pd.DataFrame.from_records(ordered, columns=list(COLUMNS))
+    return pd.DataFrame.from_records(ordered, columns=list(WRITTEN_COLUMNS))
 
 
 def _plan(products: tuple[str, ...], starts: Floats) -> Cohort:

@@ -241,7 +241,7 @@ class TestCommands:
             "largest R-hat",
             "kX",
             "k and KE are aliased",
-            "Stein 2019, empirical",
+            "Stein 2019,",
         ):
             assert part in printed
         assert run.diagnostics()["converged"] is True
