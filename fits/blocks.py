@@ -43,7 +43,8 @@ JOINT_LONGEST: Final = 0.8
 JOINT_TARGET: Final = 0.65
 TARGET: Final = 0.85  # acceptance of patients
 SPREAD_STEPS: Final = 3
-JUMPS: Final = (1, 4, 16)  # to earlier states: least, at first, most
+JUMPS: Final = 4  # of a patient to earlier states in a sweep, at first
+JUMPS_RANGE: Final = (1, 16)  # and later
 SUCCESSES: Final = 0.6  # of those, wanted
 LOCAL: Final = 2  # jumps along differences, and within the prior
 LOCAL_OF_STUCK: Final = 4  # further ones of those who rarely get away
@@ -145,7 +146,7 @@ class Sampler:
     def __post_init__(self) -> None:
         self.models = regressions(self.posterior)
         self.freed = np.zeros(len(self.b))
-        self.copies = np.full(len(self.b), JUMPS[1])
+        self.copies = np.full(len(self.b), JUMPS)
         self.stuck = np.arange(min(WIDTH, len(self.b)))
 
     @property
@@ -250,13 +251,12 @@ class Sampler:
         """Metropolis steps of every patient that need no smooth path: along ridges, over plateaus, between modes."""
         if self.archive is None:
             return
-        density = self.posterior.conditional(self.h)
+        everyone, stuck = self.posterior.conditional(self.h), self.posterior.conditional(self.h, self.stuck)
         mean, root = self.coordinates.given(self.h)
         loglik, _ = self._likelihood()
-        loglik = self._to_earlier_states(self.archive, density, mean, root, loglik, tune)
-        everyone = np.arange(len(self.b))
-        for who, times in ((everyone, LOCAL), (self.stuck, LOCAL_OF_STUCK)):
-            density = self.posterior.conditional(self.h, who)
+        loglik = self._to_earlier_states(self.archive, everyone, mean, root, loglik, tune)
+        all_of_them = np.arange(len(self.b))
+        for density, who, times in ((everyone, all_of_them, LOCAL), (stuck, self.stuck, LOCAL_OF_STUCK)):
             for _ in range(times):
                 loglik = self._along_a_difference(self.archive, density, who, mean, root, loglik)
                 loglik = self._within_prior(density, who, loglik)
@@ -308,11 +308,10 @@ class Sampler:
         return np.where(gone, new[taken], loglik)
 
     def learn_copies(self) -> None:
-        """Give each patient so many jumps that about one of them succeeds."""
+        """Give each patient so many jumps that `SUCCESSES` of them are expected; find who rarely gets away."""
         if self.tried:
-            least, _, most = JUMPS
             rate = -np.log1p(-(self.freed + 0.5) / (self.tried + 1.0)) / self.copies  # of one jump
-            self.copies = np.clip(np.rint(SUCCESSES / rate), least, most).astype(np.int64)
+            self.copies = np.clip(np.rint(SUCCESSES / rate), *JUMPS_RANGE).astype(np.int64)
             self.stuck = np.sort(np.argsort(rate, kind="stable")[:WIDTH]).astype(np.int64)
         self.freed, self.tried = np.zeros(len(self.b)), 0
 
@@ -378,8 +377,8 @@ class Sampler:
         return {
             "diverging": float(divergent > 0),
             "divergent_trajectories": float(divergent),
-            "trajectories": float(self.b.shape[0] + 1),
-            "n_steps": float(JOINT_STEPS + PATIENT_LEAPFROGS),
+            "trajectories": float(1 + 2 * len(self.b)),
+            "n_steps": float(JOINT_STEPS + 2 * PATIENT_LEAPFROGS),
             "step_size": float(self.joint_step.step[0]),
             "mean_tree_accept": accepted,
             "patient_accept": float(chance.mean()) if chance.size else 1.0,

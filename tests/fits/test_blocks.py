@@ -7,6 +7,8 @@ from scipy import stats
 from reinfuse.fits.archive import Archive
 from reinfuse.fits.blocks import PATIENT_LONGEST, DualAveraging, Sampler, regressions
 from reinfuse.fits.chain import joint_steps
+from reinfuse.fits.conditional import Conditional
+from reinfuse.fits.joint import Joint
 
 from .gaussian_model import EFFECT, LOG_1, LOG_2, P1, P2, S1, S2, D, GaussianModel, Q
 
@@ -101,6 +103,23 @@ def test_a_move_leaves_the_posterior_as_it_is(model, move):
     assert moved.sum() >= 10
     if chances[0] is not None:
         assert 0.3 < np.mean(chances) < 0.999
+
+
+def test_a_sweep_counts_what_it_did(model, monkeypatch):
+    """Trajectories and leapfrog steps, for the share that diverged is one of them."""
+    sampler = sampler_of(model, seed=4)
+    steps = []
+    for owner, patients in ((Joint, 1), (Conditional, model.n)):
+        real = owner.trajectory
+
+        def counting(*arguments, real=real, patients=patients):
+            steps.append((patients, arguments[-1]))
+            return real(*arguments)
+
+        monkeypatch.setattr(owner, "trajectory", counting)
+    said = sampler.sweep(tune=False)
+    assert said["trajectories"] == sum(patients for patients, _ in steps)
+    assert said["n_steps"] == sum(count for _, count in steps)
 
 
 def test_spread_leaves_every_patients_own_values(model):
