@@ -22,6 +22,7 @@ from .cohort_checks import HasDose, canonical_table, event_course
 from .cohort_files import CohortError, Fault, frame_cells, read_cells
 from .cohort_summary import CohortSummary, summarise
 from .cohort_terms import ASSAY_TABLE, CART, COLUMNS, EVENTS, Vocabulary
+from .whole_file import write_whole
 
 __all__ = [
     "ASSAY_TABLE",
@@ -246,13 +247,8 @@ def write_cohort(table: pd.DataFrame, path: str | Path) -> None:
     OSError
         The folder does not exist or cannot be written.
     """
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        _as_written(table).to_csv(partial, index=False, encoding="utf-8", lineterminator="\n")
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    written = _as_written(table)
+    write_whole(Path(path), lambda file: written.to_csv(file, index=False, encoding="utf-8", lineterminator="\n"))
 
 
 def _as_written(table: pd.DataFrame) -> pd.DataFrame:

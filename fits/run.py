@@ -26,7 +26,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -38,6 +38,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from reinfuse.model.errors import ReinfuseError
+
+from .whole_file import write_whole
 
 RUN_FILE: Final = "run.json"
 COHORT_FILE: Final = "cohort.csv"
@@ -383,12 +385,12 @@ class RunFolder:
             content = source.to_csv(index=False, lineterminator="\n").encode()
         else:
             content = source.read_bytes()
-        self._write(COHORT_FILE, lambda temporary: temporary.write_bytes(content))
+        write_whole(self.path / COHORT_FILE, lambda temporary: temporary.write_bytes(content))
         return self._record(COHORT_FILE)
 
     def write_copy(self, name: str, source: Path) -> str:
         """Copy a file that the fit was given into the run, byte for byte, and return the SHA-256 of the copy."""
-        self._write(name, lambda temporary: temporary.write_bytes(source.read_bytes()))
+        write_whole(self.path / name, lambda temporary: temporary.write_bytes(source.read_bytes()))
         return self._record(name)
 
     # ------------------------------------------------------------------ draws
@@ -402,7 +404,7 @@ class RunFolder:
             If a group, variable or dimension of the layout is missing.
         """
         check_layout(tree, where=POSTERIOR_FILE)
-        self._write(POSTERIOR_FILE, lambda temporary: _write_tree(tree, temporary))
+        write_whole(self.path / POSTERIOR_FILE, lambda temporary: _write_tree(tree, temporary))
         self._record(POSTERIOR_FILE)
 
     def posterior(self) -> xr.DataTree:
@@ -438,7 +440,7 @@ class RunFolder:
             of progression by `holdout.RISK_DAY`, and `free` (cutoff, subject, horizon): chance of no progression
             until a day for a patient free of it at the cut-off.
         """
-        self._write(FORECAST_FILE, lambda temporary: _write_tree(xr.DataTree(forecast), temporary))
+        write_whole(self.path / FORECAST_FILE, lambda temporary: _write_tree(xr.DataTree(forecast), temporary))
         self._record(FORECAST_FILE)
 
     def forecast(self) -> xr.Dataset | None:
@@ -469,7 +471,7 @@ class RunFolder:
         tree.attrs = {**tree.attrs, SETTINGS_KEY: settings, "chain": int(chain)}
         (self.path / CHAINS_FOLDER).mkdir(exist_ok=True)
         name = f"{CHAINS_FOLDER}/chain-{chain}.nc"
-        self._write(name, lambda temporary: _write_tree(tree, temporary))
+        write_whole(self.path / name, lambda temporary: _write_tree(tree, temporary))
         (self.path / CHAINS_FOLDER / f"state-{chain}.npz").unlink(missing_ok=True)
         return self.path / name
 
@@ -510,7 +512,7 @@ class RunFolder:
             with temporary.open("wb") as stream:
                 np.savez(stream, allow_pickle=False, **{SETTINGS_KEY: np.array(settings)}, **state)
 
-        self._write(f"{CHAINS_FOLDER}/state-{chain}.npz", put)
+        write_whole(self.path / f"{CHAINS_FOLDER}/state-{chain}.npz", put)
 
     def load_state(self, chain: int, *, settings: str) -> dict[str, NDArray[Any]] | None:
         """The last state of a chain, or None if there is none that a fit with these settings may go on from."""
@@ -531,7 +533,7 @@ class RunFolder:
     def write_summary(self, table: pd.DataFrame) -> None:
         """Write `summary.csv`."""
         content = table.to_csv(index=False, lineterminator="\n", float_format="%.6g")
-        self._write(SUMMARY_FILE, lambda temporary: temporary.write_text(content, encoding="utf-8"))
+        write_whole(self.path / SUMMARY_FILE, lambda temporary: temporary.write_text(content, encoding="utf-8"))
 
     def summary(self) -> pd.DataFrame:
         """Read `summary.csv`.
@@ -571,25 +573,14 @@ class RunFolder:
 
     def write_report(self, html: str) -> Path:
         """Write `report.html` and return its path."""
-        self._write(REPORT_FILE, lambda temporary: temporary.write_text(html, encoding="utf-8"))
+        write_whole(self.path / REPORT_FILE, lambda temporary: temporary.write_text(html, encoding="utf-8"))
         return self.path / REPORT_FILE
 
     # ------------------------------------------------------------------ inside
 
-    def _write(self, name: str, put: Callable[[Path], object]) -> None:
-        final = self.path / name
-        temporary = final.with_name(f".{final.name}.{os.getpid()}.part")
-        try:
-            put(temporary)
-            with temporary.open("rb") as stream:
-                os.fsync(stream.fileno())
-            temporary.replace(final)
-        finally:
-            temporary.unlink(missing_ok=True)
-
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         text = json.dumps(_finite(dict(content)), indent=2, ensure_ascii=False, default=_plain, allow_nan=False)
-        self._write(name, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+        write_whole(self.path / name, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
 
     def _read_json(self, name: str) -> dict[str, Any]:
         file = self.path / name

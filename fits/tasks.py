@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 
 from reinfuse.model.errors import ReinfuseError
 
+from .whole_file import write_whole
+
 #: What a task hands back to be kept: arrays of numbers or text by name.
 type Arrays = Mapping[str, NDArray[Any]]
 
@@ -111,7 +113,7 @@ class TaskFolder:
             differing = [name for name in {*before, *plain} if before.get(name) != plain.get(name)]
             seen = ", ".join(f"{name}: {before.get(name)!r}, now {plain.get(name)!r}" for name in sorted(differing))
             raise ReinfuseError(f"the results in {self.path} were made otherwise ({seen}); name another folder")
-        _write(self.path / RECIPE_FILE, lambda file: file.write_text(json.dumps(plain, indent=1) + "\n"))
+        write_whole(self.path / RECIPE_FILE, lambda file: file.write_text(json.dumps(plain, indent=1) + "\n"))
 
     def _recipe(self) -> dict[str, Any]:
         file = self.path / RECIPE_FILE
@@ -131,7 +133,7 @@ class TaskFolder:
             with file.open("wb") as stream:
                 np.savez_compressed(stream, **dict(result))  # type: ignore[arg-type]  # its own keyword is no array
 
-        _write(self._file(number), put)
+        write_whole(self._file(number), put)
 
     def read(self, number: int) -> dict[str, NDArray[Any]]:
         """A result that is here.
@@ -296,18 +298,3 @@ def _check_workers(client: Any, address: str) -> None:
 
 def _version() -> str:
     return version("reinfuse")
-
-
-# ---------------------------------------------------------------------------------------------- files
-
-
-def _write(final: Path, put: Callable[[Path], object]) -> None:
-    """Write a file whole or not at all."""
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.part")
-    try:
-        put(temporary)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(final)
-    finally:
-        temporary.unlink(missing_ok=True)

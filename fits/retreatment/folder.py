@@ -6,9 +6,8 @@ it was not finished.
 """
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +19,7 @@ from matplotlib.figure import Figure
 from reinfuse.model.errors import ReinfuseError
 
 from ..figures import style
+from ..whole_file import write_whole
 
 RUN_FILE: Final = "run.json"
 OUTCOMES_FILE: Final = "outcomes.parquet"
@@ -101,15 +101,15 @@ def write(
         (folder / name).unlink(missing_ok=True)
     if is_empty_or_figures(folder / FIGURES_FOLDER):
         shutil.rmtree(folder / FIGURES_FOLDER, ignore_errors=True)
-    _put(folder / OUTCOMES_FILE, lambda file: outcomes.to_parquet(file, index=False))
-    _put(folder / SUMMARY_FILE, lambda file: _csv(summary, file))
+    write_whole(folder / OUTCOMES_FILE, lambda file: outcomes.to_parquet(file, index=False))
+    write_whole(folder / SUMMARY_FILE, lambda file: _csv(summary, file))
     if anchor is not None:
-        _put(folder / ANCHOR_FILE, lambda file: _csv(anchor, file))
+        write_whole(folder / ANCHOR_FILE, lambda file: _csv(anchor, file))
     (folder / FIGURES_FOLDER).mkdir(exist_ok=True)
     for name, figure in figures.items():
         style.save(figure, folder / FIGURES_FOLDER, name)
     text = json.dumps({"kind": KIND, **_plain(dict(provenance))}, indent=2, ensure_ascii=False)
-    _put(folder / RUN_FILE, lambda file: file.write_text(text + "\n", encoding="utf-8"))
+    write_whole(folder / RUN_FILE, lambda file: file.write_text(text + "\n", encoding="utf-8"))
 
 
 def acceptance_table(acceptance: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -119,16 +119,6 @@ def acceptance_table(acceptance: Mapping[str, Any]) -> dict[str, dict[str, Any]]
 
 def _csv(table: pd.DataFrame, file: Path) -> None:
     table.to_csv(file, index=False, lineterminator="\n", float_format="%.6g")
-
-
-def _put(file: Path, write_to: Callable[[Path], object]) -> None:
-    """Write beside the final name, then rename, so that no half file is ever seen."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        write_to(temporary)
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:
