@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reinfuse.model.course import Infusion, ResolvedInfusion, resolve
+from reinfuse.model.define import SMALLEST
 from reinfuse.model.densities import Family, interval_code
 from reinfuse.model.derive.build import Kernel
 from reinfuse.model.derive.build import build as compile_model
@@ -109,6 +110,10 @@ class Observable:
     sd: str
     log: bool = True
     offset: float = 0.0
+
+    def compared(self, value: Floats) -> Floats:
+        """Values or predictions, in the assay's unit, on the scale of the residuals."""
+        return np.log(np.maximum(value + self.offset, SMALLEST)) if self.log else value
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from reinfuse.model.define import SMALLEST
 from reinfuse.model.equations.bcma import EARLY
 from reinfuse.model.parameters import from_transformed, to_transformed
 from reinfuse.model.simulate import solved
@@ -213,7 +212,7 @@ def predictions(problem: Problem, draws: Draws, rng: np.random.Generator) -> xr.
         name, at = str(rec.dvid[row]), (slice(None), rec.patient[row], column[i])
         how = problem.observables[name]
         value = simulated[name][at]
-        prediction[:, i] = np.log(np.maximum(value + how.offset, SMALLEST)) if how.log else value
+        prediction[:, i] = how.compared(value)
         if how.sd in simulated:
             sigma[:, i] = simulated[how.sd][at]
         else:

@@ -18,8 +18,8 @@ from ..own_model import Description
 from ..run import RunFolder
 from . import convergence, identifiability, predictive, yardsticks
 from .convergence import Diagnostics
-from .new_patients import NOT_OURS, NewPatientChecks
-from .new_patients import examine as examine_new_patients
+from .simulation_checks import NOT_OURS, NewPatientChecks
+from .simulation_checks import examine as examine_new_patients
 from .vpc import Vpc
 from .yardsticks import Yardsticks
 
@@ -53,7 +53,7 @@ class Findings:
     yardsticks
         From `yardsticks.compute`.
     new_patients
-        From `new_patients.examine`.
+        From `simulation_checks.examine`.
     """
 
     provenance: dict[str, Any]

@@ -7,7 +7,7 @@ read back through the simulated distribution (the cdf method of Nguyen et al., J
 Pharmacodynamics 2012). Simulated values in the same interval are drawn anew likewise, so that data and simulations
 are still alike under the model.
 
-Virtual patients share the progression record of the real one (`replicates.conditioned_on_events`), so that short
+Virtual patients share the progression record of the real one (`simulated_studies.conditioned_on_events`), so that short
 records of patients who progressed early are compared with their like. The population's draws saw these data, so tests
 are a little kinder to the model than their p-values say.
 """
@@ -19,7 +19,9 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import special, stats
 
-from ..replicates import NewPatients, Plan, conditioned_on_events, typical_predictions
+from ..new_patients import NewPatients
+from ..simulated_studies import conditioned_on_events, typical_predictions
+from ..study_plan import Plan
 from .vpc import measurements
 
 Array = npt.NDArray[np.float64]

@@ -16,8 +16,8 @@ import pandas as pd
 from reinfuse.model.parameters import table
 
 from ..cohort_terms import ASSAY_TABLE
+from ..new_patients import NewPatients, PopulationDraws, first_infusion_only
 from ..problem import Problem
-from ..replicates import NewPatients, PopulationDraws, first_infusion_only
 
 Array = npt.NDArray[np.float64]
 

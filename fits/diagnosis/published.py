@@ -24,8 +24,8 @@ from reinfuse.model.parameters import DAYS_PER_MONTH
 from reinfuse.model.products import PRODUCTS
 from reinfuse.model.response import kinetics
 
+from ..new_patients import NewPatients, PopulationDraws, first_infusion_only, has_progression
 from ..problem import Problem
-from ..replicates import NewPatients, PopulationDraws, first_infusion_only, has_progression
 
 Array = npt.NDArray[np.float64]
 

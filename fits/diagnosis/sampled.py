@@ -13,7 +13,8 @@ import pandas as pd
 
 from ..assays import LOG_OFFSET
 from ..problem import Problem
-from ..replicates import Plan, Studies
+from ..simulated_studies import Studies
+from ..study_plan import Plan
 from .published import two_sided
 from .vpc import FEWEST, measurements, quantiles
 
@@ -33,7 +34,7 @@ def compare(problem: Problem, made: Plan, studies: Studies) -> pd.DataFrame:
     problem, made
         The posed cohort and its plan.
     studies
-        From `replicates.replicate_studies`.
+        From `simulated_studies.replicate_studies`.
 
     Returns
     -------

@@ -14,8 +14,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from ..assays import LOG_OFFSET, above_limit, below_limit
+from ..new_patients import NewPatients
 from ..problem import Problem
-from ..replicates import NewPatients, Plan, Studies, typical_predictions
+from ..simulated_studies import Studies, typical_predictions
+from ..study_plan import Plan
 from .predictive import WINDOWS
 
 Array = npt.NDArray[np.float64]
@@ -94,7 +96,7 @@ def check(new: NewPatients, made: Plan, studies: Studies) -> Vpc:
     made
         The design.
     studies
-        From `replicates.replicate_studies`.
+        From `simulated_studies.replicate_studies`.
     """
     problem = new.problem
     seen = measurements(problem, made)

@@ -168,7 +168,9 @@ def test_predictive_draws_and_their_ranks(censored):
 def test_simulated_studies_and_their_shares_below_the_limit(censored):
     """New patients without deviations: each row's share below its limit is Student's t, in draws and in the VPC."""
     from reinfuse.fits.diagnosis import vpc
-    from reinfuse.fits.replicates import NewPatients, PopulationDraws, plan, replicate_studies, typical_predictions
+    from reinfuse.fits.new_patients import NewPatients, PopulationDraws
+    from reinfuse.fits.simulated_studies import replicate_studies, typical_predictions
+    from reinfuse.fits.study_plan import plan
 
     one = censored[3]
     h, made = one.posterior.prior_mean, one.posterior.design

@@ -15,8 +15,8 @@ from reinfuse.model.densities import Family
 
 from . import fake_run, small_cohorts  # noqa: F401  (imports PyMC without its warnings)
 
-from reinfuse.fits import replicates  # isort: skip
-from reinfuse.fits.diagnosis import new_patients, npde, physiology, published, sampled, vpc  # isort: skip
+from reinfuse.fits import new_patients, simulated_studies, study_plan  # isort: skip
+from reinfuse.fits.diagnosis import npde, physiology, published, sampled, simulation_checks, vpc  # isort: skip
 
 
 def prior(posed, draws=50):
@@ -27,16 +27,16 @@ def prior(posed, draws=50):
 
 @pytest.fixture(scope="module")
 def source(one_infusion):
-    draws = replicates.population_draws(one_infusion.problem, prior(one_infusion))
-    new = replicates.NewPatients(one_infusion.problem, draws)
-    return new, replicates.plan(one_infusion.cohort, one_infusion.problem)
+    draws = new_patients.population_draws(one_infusion.problem, prior(one_infusion))
+    new = new_patients.NewPatients(one_infusion.problem, draws)
+    return new, study_plan.plan(one_infusion.cohort, one_infusion.problem)
 
 
 def hand_plan(since, end, left, starts=None):
     """A plan of one assay: each patient's days since the infusion, follow-up, and whether it ended in progression."""
     patient = np.repeat(np.arange(len(since)), [len(days) for days in since])
     n = len(since)
-    return replicates.Plan(
+    return study_plan.Plan(
         patient=patient,
         slot=np.ones(patient.size, dtype=np.int64),
         dvid=np.array(["cart"] * patient.size),
@@ -51,14 +51,14 @@ def hand_plan(since, end, left, starts=None):
 class TestSchedules:
     def test_who_left_goes_on_by_the_plan_of_who_stayed(self):
         made = hand_plan([[7, 14], [7, 30, 100]], [20, 120], [True, False])
-        schedules = replicates.Schedules(made, np.array([["ide-cel"], ["ide-cel"]]), goes_on=True)
+        schedules = study_plan.Schedules(made, np.array([["ide-cel"], ["ide-cel"]]), goes_on=True)
         place, row = schedules.draw(np.random.default_rng(1))
         assert made.time(place, row)[place == 0].tolist() == [7, 14, 30, 100]
         assert made.time(place, row)[place == 1].tolist() == [7, 30, 100]
 
     def test_a_donor_who_left_hands_on(self):
         made = hand_plan([[7], [7, 30], [90, 200]], [10, 60, 210], [True, True, False])
-        schedules = replicates.Schedules(made, np.array([["ide-cel"]] * 3), goes_on=True)
+        schedules = study_plan.Schedules(made, np.array([["ide-cel"]] * 3), goes_on=True)
         seen = set()
         for seed in range(20):
             place, row = schedules.draw(np.random.default_rng(seed))
@@ -67,8 +67,8 @@ class TestSchedules:
 
     def test_other_products_lend_nothing_and_nothing_is_lent_without_dropout(self):
         made = hand_plan([[7], [30]], [10, 60], [True, False])
-        other = replicates.Schedules(made, np.array([["ide-cel"], ["cilta-cel"]]), goes_on=True)
-        still = replicates.Schedules(made, np.array([["ide-cel"], ["ide-cel"]]), goes_on=False)
+        other = study_plan.Schedules(made, np.array([["ide-cel"], ["cilta-cel"]]), goes_on=True)
+        still = study_plan.Schedules(made, np.array([["ide-cel"], ["ide-cel"]]), goes_on=False)
         for schedules in (other, still):
             assert schedules.draw(np.random.default_rng(1))[1].tolist() == [0, 1]
 
@@ -83,21 +83,23 @@ class TestStudies:
 
     def test_no_deviations_and_no_dropout_give_the_typical_patient(self, one_infusion, source):
         draws = source[0].draws.typical()
-        new = replicates.NewPatients(one_infusion.problem, draws)
-        studies = replicates.replicate_studies(new, source[1], count=2, rng=np.random.default_rng(1), dropout=False)
+        new = new_patients.NewPatients(one_infusion.problem, draws)
+        studies = simulated_studies.replicate_studies(
+            new, source[1], count=2, rng=np.random.default_rng(1), dropout=False
+        )
         assert studies.dropped == studies.failed == 0
         np.testing.assert_array_equal(np.bincount(studies.row), 2)
-        wanted = replicates.typical_predictions(new, source[1], studies.place, studies.row)
+        wanted = simulated_studies.typical_predictions(new, source[1], studies.place, studies.row)
         np.testing.assert_allclose(studies.centre, wanted, atol=1e-9)
 
     def test_dropout_follows_the_hazard(self, one_infusion):
         """One patient's plan, thousands of studies: the share still there is exp(-hazard) from day 10 on."""
-        draws = replicates.population_draws(one_infusion.problem, prior(one_infusion)).typical()
-        new = replicates.NewPatients(one_infusion.problem, draws)
-        made = replicates.plan(one_infusion.cohort, one_infusion.problem)
+        draws = new_patients.population_draws(one_infusion.problem, prior(one_infusion)).typical()
+        new = new_patients.NewPatients(one_infusion.problem, draws)
+        made = study_plan.plan(one_infusion.cohort, one_infusion.problem)
         made = dataclasses.replace(made, left=np.zeros_like(made.left))
         count = 3000
-        studies = replicates.replicate_studies(new, made, count=count, rng=np.random.default_rng(4))
+        studies = simulated_studies.replicate_studies(new, made, count=count, rng=np.random.default_rng(4))
         n = one_infusion.problem.n
         places = np.arange(n)
         thetas = new.thetas(places, np.zeros(n, dtype=np.int64), np.random.default_rng(0))
@@ -113,10 +115,10 @@ class TestStudies:
 
     def test_whoever_is_infused_again_had_progressed(self, two_infusions):
         """Simulated progression comes before the second infusion: no plan of the first course goes past it."""
-        draws = replicates.population_draws(two_infusions.problem, prior(two_infusions))
-        new = replicates.NewPatients(two_infusions.problem, draws)
-        made = replicates.plan(two_infusions.cohort, two_infusions.problem)
-        studies = replicates.replicate_studies(new, made, count=40, rng=np.random.default_rng(5))
+        draws = new_patients.population_draws(two_infusions.problem, prior(two_infusions))
+        new = new_patients.NewPatients(two_infusions.problem, draws)
+        made = study_plan.plan(two_infusions.cohort, two_infusions.problem)
+        studies = simulated_studies.replicate_studies(new, made, count=40, rng=np.random.default_rng(5))
         assert np.isfinite(studies.y).all()
         second = made.slot[studies.row] == 2
         assert second.any()
@@ -132,7 +134,7 @@ class TestStudies:
     def test_a_run_of_another_specification_is_refused(self, one_infusion):
         group = prior(one_infusion).drop_sel(parameter="tg")
         with pytest.raises(ValueError, match="tg in population"):
-            replicates.population_draws(one_infusion.problem, group)
+            new_patients.population_draws(one_infusion.problem, group)
 
 
 finite = st.floats(-50, 50)
@@ -175,7 +177,7 @@ def loop(one_infusion, source, *, louder=1.0, seed=6):
 
     new, made = source
     problem = early(one_infusion.problem, np.inf)  # no events: nobody's record is conditioned on
-    studies = replicates.replicate_studies(new, made, count=1, rng=np.random.default_rng(seed), dropout=False)
+    studies = simulated_studies.replicate_studies(new, made, count=1, rng=np.random.default_rng(seed), dropout=False)
     rec, order = problem.observed, np.argsort(studies.row)
     rows = np.flatnonzero(np.isin(rec.dvid, list(problem.observables)))
     offset = np.array([problem.observables[str(name)].offset for name in rec.dvid[rows]])
@@ -186,7 +188,7 @@ def loop(one_infusion, source, *, louder=1.0, seed=6):
     value[rows], lloq[rows] = np.maximum(values, limit), limit
     family[rows] = np.where(values < limit, Family.BELOW, Family.QUANTIFIED)
     seen = dataclasses.replace(rec, value=value, family=family, lloq=lloq)
-    return replicates.NewPatients(dataclasses.replace(problem, observed=seen), new.draws), made
+    return new_patients.NewPatients(dataclasses.replace(problem, observed=seen), new.draws), made
 
 
 class TestNpde:
@@ -258,7 +260,9 @@ class TestNpde:
 class TestVpc:
     def test_a_study_of_the_model_itself_lies_in_its_bands(self, one_infusion, source):
         new, made = loop(one_infusion, source)
-        studies = replicates.replicate_studies(new, made, count=100, rng=np.random.default_rng(13), dropout=False)
+        studies = simulated_studies.replicate_studies(
+            new, made, count=100, rng=np.random.default_rng(13), dropout=False
+        )
         found = vpc.check(new, made, studies)
         outside, of = found.outside
         assert of > 10
@@ -278,12 +282,12 @@ class TestVpc:
         rows = np.flatnonzero(np.isin(rec.dvid, list(one_infusion.problem.observables)))
         value = rec.value.copy()
         offset = np.array([new.problem.observables[str(name)].offset for name in rec.dvid[rows]])
-        centre = replicates.typical_predictions(new, made, made.patient, np.arange(rows.size))
+        centre = simulated_studies.typical_predictions(new, made, made.patient, np.arange(rows.size))
         value[rows] = np.exp(centre) - offset
         family = np.where(rec.family == Family.BELOW, Family.QUANTIFIED, rec.family)
         seen = dataclasses.replace(rec, value=value, family=family)
-        same = replicates.NewPatients(dataclasses.replace(new.problem, observed=seen), new.draws)
-        studies = replicates.replicate_studies(same, made, count=3, rng=np.random.default_rng(1), dropout=False)
+        same = new_patients.NewPatients(dataclasses.replace(new.problem, observed=seen), new.draws)
+        studies = simulated_studies.replicate_studies(same, made, count=3, rng=np.random.default_rng(1), dropout=False)
         found = vpc.check(same, made, studies).percentiles
         for _, rows_ in found[found["corrected"].astype(bool)].groupby(["dvid", "stratum", "bin"]):
             assert np.ptp(np.log(rows_["observed"] + 0.05)) < 1e-9
@@ -375,7 +379,7 @@ class TestSampled:
 
     def test_observed_figures_are_those_of_the_table(self, one_infusion, source):
         new, made = source
-        studies = replicates.replicate_studies(new, made, count=20, rng=np.random.default_rng(17))
+        studies = simulated_studies.replicate_studies(new, made, count=20, rng=np.random.default_rng(17))
         table = sampled.compare(one_infusion.problem, made, studies)
         rows = one_infusion.cohort.observations
         rows = rows[(rows["DVID"] == "transgene") & (rows["TIME"] > 0) & (rows["CENS"] == 0)]
@@ -391,19 +395,19 @@ def found(one_infusion):
     group = prior(one_infusion)
     tree = xr.DataTree.from_dict({"/posterior": group, "/prior": group})
     written = {"variant": "no-exhaustion", "random_effects": list(one_infusion.problem.random)}
-    return new_patients.examine(tree, one_infusion.cohort, written, rng=np.random.default_rng(18))
+    return simulation_checks.examine(tree, one_infusion.cohort, written, rng=np.random.default_rng(18))
 
 
 class TestTogether:
     def test_all_checks_are_made(self, found):
         assert found.missing == ()
-        assert found.vpc.studies == new_patients.STUDIES
+        assert found.vpc.studies == simulation_checks.STUDIES
         for table in (found.npde, found.npde_tests, found.published, found.prior, found.vpc.percentiles):
             assert len(table)
 
     def test_a_run_that_does_not_fit_says_so(self, one_infusion):
         tree = fake_run.make(n_patients=4, chains=2, draws=10).tree
-        found = new_patients.examine(tree, one_infusion.cohort, {}, rng=np.random.default_rng(1))
+        found = simulation_checks.examine(tree, one_infusion.cohort, {}, rng=np.random.default_rng(1))
         assert found.vpc is None
         assert "New patients are not simulated" in found.missing[0]
 
@@ -430,7 +434,7 @@ class TestTogether:
         assert "Published figures among simulated studies" in stream.getvalue()
         findings.record(run, everything)
         written = run.diagnostics()["new_patients"]
-        assert written["vpc"]["studies"] == new_patients.STUDIES
+        assert written["vpc"]["studies"] == simulation_checks.STUDIES
         assert len(written["npde"]) == len(found.npde_tests)
 
     def test_the_typical_patient_stands_beside_the_individual_one(self, one_infusion, source):
@@ -438,9 +442,9 @@ class TestTogether:
 
         new, made = source
         times = np.array([0.5, 7.0, 14.0, 30.0, 100.0])
-        curves = replicates.typical_curves(new, times)
+        curves = simulated_studies.typical_curves(new, times)
         at = np.flatnonzero((made.dvid == "cart") & np.isin(made.since, times))
-        wanted = np.exp(replicates.typical_predictions(new, made, made.patient[at], at))
+        wanted = np.exp(simulated_studies.typical_predictions(new, made, made.patient[at], at))
         column = np.searchsorted(times, made.since[at])
         np.testing.assert_allclose(curves["cart"][made.patient[at], column], wanted, rtol=1e-4)
         (figure,) = individual_fits(

@@ -15,8 +15,10 @@ import xarray as xr
 from reinfuse.model.errors import ReinfuseError
 
 from ..cohort import Cohort
+from ..new_patients import NewPatients, population_draws
 from ..problem import Problem, Specification, pose
-from ..replicates import NewPatients, plan, population_draws, replicate_studies, typical_curves
+from ..simulated_studies import replicate_studies, typical_curves
+from ..study_plan import plan
 from . import npde, physiology, published, sampled, vpc
 from .vpc import Vpc
 
