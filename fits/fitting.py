@@ -20,20 +20,23 @@ from reinfuse.model.errors import ReinfuseError
 
 from .blocks import State
 from .cohort import Cohort
-from .comparison import POPULATION_DRAWS, compare, integrated_loglik, leave_one_out
-from .coordinates import Coordinates
-from .diagnosis.convergence import diagnose
+from .comparison import POPULATION_DRAWS, Integrals, integrals, leave_one_out
 from .geometry import Posterior, prepare
 from .holdout import CUTOFFS, POPULATIONS, forecast
+from .hypotheses import NULL_OF, RECORD, TO_BE_FITTED
 from .likelihood_op import LogDensity
 from .own_model import describe, pose_model
 from .population import population_model
 from .problem import Problem, Specification, pose
+from .proposals import coordinates_of
+from .ranking import enter, rank
+from .reopened import tell_apart
 from .results import (
     Draws,
     curves,
     layout,
     log_likelihood,
+    log_prior,
     observed,
     posterior_draws,
     predictions,
@@ -49,6 +52,18 @@ type Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None
 LIKELIHOOD_DRAWS: Final = 500
 LONGEST_CURVE: Final = 750.0
 FORECAST_UNTIL: Final = 130.0
+#: Columns of the comparison that a run's record holds; `reinfuse compare` has more.
+COMPARED: Final = (
+    "variant",
+    "elpd",
+    "difference",
+    "se_difference",
+    "mcse_difference",
+    "weight_stacking",
+    "patients_doubtful",
+    "max_rhat",
+    "min_ess",
+)
 SAVE_SECONDS: Final = 5.0  # between saved states of a chain
 
 
@@ -85,6 +100,7 @@ def assemble(problem: Problem, sampled: xr.Dataset, rng: np.random.Generator) ->
     groups = {
         "posterior": posterior_draws(problem, draws),
         "prior": prior_draws(problem, rng),
+        "log_prior": log_prior(problem, draws),
         "sample_stats": statistics,
         "posterior_predictive": predictions(problem, draws, rng),
         "log_likelihood": log_likelihood(problem, few),
@@ -256,8 +272,8 @@ def _fill(
         tree = assemble(problem, sampled, np.random.default_rng([settings.seed, 1]))
         tick(1)
     draws = Draws(problem, _flattened(problem, sampled))
-    loglik = _left_out(problem, coordinates, draws, settings.seed, cores, progress)
-    tree["integrated"] = xr.DataTree(_integrated(problem, loglik))
+    found = _left_out(problem, draws, settings.seed, cores, progress)
+    tree["integrated"] = xr.DataTree(_integrated(problem, found))
     run.write_posterior(tree)
     if not problem.own:
         run.write_forecast(_withheld(problem, draws, settings.seed, cores, progress))
@@ -286,24 +302,21 @@ class _Saver:
         self.due[chain] = now + max(SAVE_SECONDS, 50.0 * (now - start))
 
 
-def _left_out(
-    problem: Problem, coordinates: Coordinates, draws: Draws, seed: int, cores: int, progress: Progress
-) -> Floats:
-    """Log-likelihood of each patient given the population, (draws, n)."""
+def _left_out(problem: Problem, draws: Draws, seed: int, cores: int, progress: Progress) -> Integrals:
+    """Log-likelihood of each patient given the population."""
     rng = np.random.default_rng([seed, 2])
+    posterior = Posterior(problem)
     with progress("Leaving patients out", POPULATION_DRAWS) as tick:
-        return integrated_loglik(Posterior(problem), coordinates, draws, rng, tick, cores=cores)
+        return integrals(posterior, coordinates_of(posterior, draws), draws, rng, tick, cores=cores)
 
 
-def _integrated(problem: Problem, loglik: Floats) -> xr.Dataset:
+def _integrated(problem: Problem, found: Integrals) -> xr.Dataset:
     """Leave-one-patient-out densities of a fit."""
-    elpd, pareto = leave_one_out(loglik, problem.patients)
+    left = leave_one_out(found.loglik, found.variance)
+    each = {"elpd": left.elpd, "pareto_k": left.pareto_k, "mcse": left.mcse, "lpd": left.lpd, "error": found.error}
     return xr.Dataset(
-        {
-            "loglik": (("population_draw", "subject"), loglik),
-            "elpd": (("subject",), elpd),
-            "pareto_k": (("subject",), pareto),
-        },
+        {"loglik": (("population_draw", "subject"), found.loglik)}
+        | {name: (("subject",), values) for name, values in each.items()},
         coords={"subject": list(problem.patients)},
     )
 
@@ -347,13 +360,39 @@ def compare_variants(
                 overwrite=True,
                 progress=progress,
             )
-    groups = {name: one.posterior()["integrated"].to_dataset() for name, one in runs.items()}
-    table = compare(
-        list(groups),
-        [g["elpd"].to_numpy() for g in groups.values()],
-        [g["pareto_k"].to_numpy() for g in groups.values()],
-    )
-    found = {name: diagnose(one.posterior()) for name, one in runs.items()}
-    table["max_rhat"] = [found[name].max_rhat for name in table["variant"]]
-    table["min_ess"] = [min(found[name].min_ess_bulk, found[name].min_ess_tail) for name in table["variant"]]
-    run.update_provenance(comparison=table.to_dict(orient="records"))
+    table = rank([enter(one, name, effort="weights") for name, one in runs.items()]).table
+    run.update_provenance(comparison=table[list(COMPARED)].to_dict(orient="records"))
+
+
+def compare_null(
+    run: RunFolder,
+    cohort: Cohort,
+    settings: Settings,
+    *,
+    others: tuple[str, ...] = (),
+    cores: int = 2,
+    progress: Progress,
+) -> None:
+    """Judge a fit beside its null model, without effects of the host's dysfunction, and beside other variants.
+
+    The null is fitted only where the data can tell it from the run's own model; where they cannot, the run's record
+    says so. A model that is a null itself, or one of the user's own, has none.
+
+    Parameters
+    ----------
+    run
+        A finished fit.
+    cohort, settings, cores, progress
+        As in `fit`.
+    others
+        Further variants to compare with.
+    """
+    null = NULL_OF.get(str(run.provenance["variant"])) if run.provenance.get("own_model") is None else None
+    if null is not None:
+        with progress("The null model", 1) as tick:
+            found = tell_apart(run, null)
+            tick(1)
+        run.update_provenance(**{RECORD: found})
+        others = (*others, null) if found["status"] == TO_BE_FITTED else others
+    if others:
+        compare_variants(run, cohort, settings, others=others, cores=cores, progress=progress)

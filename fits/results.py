@@ -1,6 +1,6 @@
 """From flat draws to the groups of a posterior file: named, labelled, on natural scales, with predictions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -8,6 +8,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from reinfuse.model.equations.bcma import EARLY
+from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.parameters import from_transformed, to_transformed
 from reinfuse.model.simulate import solved
 
@@ -51,7 +52,7 @@ class Draws:
     """Draws (chain, draw, coordinate) taken apart."""
 
     def __init__(self, problem: Problem, x: Floats) -> None:
-        self.problem, self.design = problem, design(problem)
+        self.problem, self.design, self.flat = problem, design(problem), x
         lay = layout(problem)
         d, q, o = len(estimated(problem)), len(problem.random), int(problem.occasions)
         h = x[..., lay.hyper]
@@ -87,19 +88,98 @@ def _named(problem: Problem, population: Floats, omega: Floats, effect: Floats, 
         coords["infusion"] = list(range(1, problem.slots + 1))
     individual = np.empty((*population.shape[:2], problem.n, q))
     for k, name in enumerate(problem.random):
-        row = problem.population[name]
-        centre = (
-            population[..., labels.index(name)][..., None]
-            if name in labels
-            else np.asarray(to_transformed(row.median, transform=row.transform))
-        )
-        value = centre + deviation[..., k]
-        for e, x in enumerate(problem.effects):
-            if x.parameter == name and x.slot_field is None:
-                value = value + effect[..., e][..., None] * (problem.slot_products[:, 0] == x.product)
-        individual[..., k] = from_transformed(value, transform=row.transform)
+        value = _centre(problem, population, effect, name) + deviation[..., k]
+        individual[..., k] = from_transformed(value, transform=problem.population[name].transform)
     data["individual"] = ((*lead, "patient", "effect"), individual)
     return xr.Dataset(data, coords=coords)
+
+
+def _centre(problem: Problem, population: Floats, effect: Floats, name: str) -> Floats:
+    """What patients' own values of a random effect scatter around, transformed scale: (chain, draw, 1 or patient)."""
+    labels, row = estimated(problem), problem.population[name]
+    if name in labels:
+        centre = population[..., labels.index(name)][..., None]
+    else:
+        centre = np.full((*population.shape[:2], 1), float(to_transformed(row.median, transform=row.transform)))
+    for e, x in enumerate(problem.effects):
+        if x.parameter == name and x.slot_field is None:
+            centre = centre + effect[..., e][..., None] * (problem.slot_products[:, 0] == x.product)
+    return centre
+
+
+def flat_draws(problem: Problem, posterior: xr.Dataset) -> Floats:
+    """Flat vectors (chain, draw, coordinate) of a posterior group: what `posterior_draws` undoes, but for rounding.
+
+    Raises
+    ------
+    ReinfuseError
+        If the group is of another problem.
+    """
+    labels, lay, q = estimated(problem), layout(problem), len(problem.random)
+    wanted = {"parameter": labels, "effect": list(problem.random), "patient": list(problem.patients)}
+    wanted |= {"contrast": [e.label for e in problem.effects]} if problem.effects else {}
+    for dim, names in wanted.items():
+        held = [str(x) for x in posterior[dim].values] if dim in posterior.coords else []
+        if held != [str(x) for x in names]:
+            raise ReinfuseError(
+                f"the posterior is of another model: its {dim}s are {', '.join(held[:5]) or 'none'} …, and this "
+                f"version of the model has {', '.join(map(str, names[:5])) or 'none'} …. Fit again."
+            )
+    lead = ("chain", "draw")
+
+    def values(name: str, *dims: str) -> Floats:
+        return np.asarray(posterior[name].transpose(*lead, *dims).to_numpy(), dtype=np.float64)
+
+    transforms = [problem.population[label].transform for label in labels]
+    population = to_transformed(values("population", "parameter"), transform=transforms)
+    x = np.zeros((*population.shape[:2], lay.size))
+    effect = values("product_effect", "contrast") if problem.effects else np.empty((*population.shape[:2], 0))
+    spreads = [np.log(values("omega", "effect"))]
+    deviations = np.empty((*population.shape[:2], problem.n, q))
+    individual = values("individual", "patient", "effect")
+    for k, name in enumerate(problem.random):
+        own = to_transformed(individual[..., k], transform=problem.population[name].transform)
+        deviations[..., k] = own - _centre(problem, population, effect, name)
+    if problem.occasions:
+        spreads.append(np.log(values("omega_occasion"))[..., None])
+        deviations = np.concatenate([deviations, values("occasion", "patient", "infusion")], axis=-1)
+    x[..., lay.hyper] = np.concatenate([population, *spreads, effect], axis=-1)
+    x[..., lay.block] = deviations
+    return x
+
+
+def log_prior(problem: Problem, draws: Draws) -> xr.Dataset:
+    """Log density of the priors of population values at every draw, in the shape of the posterior group.
+
+    Of the hyperpriors alone: how deviations scatter given omega is part of the model, not of its priors. Densities are
+    those of the transformed scales (of ln omega for the spreads).
+    """
+    labels = estimated(problem)
+    rows, spread = [problem.population[x] for x in labels], [problem.population[x] for x in problem.random]
+    lead, q = ("chain", "draw"), len(problem.random)
+    medians = [float(to_transformed(r.median, transform=r.transform)) for r in rows]
+    data: dict[str, Any] = {
+        "population": ((*lead, "parameter"), _normal(draws.population, medians, [r.log_sd for r in rows])),
+        "omega": (
+            (*lead, "effect"),
+            _normal(draws.log_omega[..., :q], [np.log(r.iiv) for r in spread], [r.iiv_log_sd for r in spread]),
+        ),
+    }
+    coords: dict[str, Any] = {"parameter": labels, "effect": list(problem.random)}
+    if problem.effects:
+        means, sds = [x.mean for x in problem.effects], [x.sd for x in problem.effects]
+        data["product_effect"] = ((*lead, "contrast"), _normal(draws.effect, means, sds))
+        coords["contrast"] = [e.label for e in problem.effects]
+    if problem.occasions:
+        occasion = _normal(draws.log_omega[..., q:], [np.log(OCCASION_SD)], [OCCASION_LOG_SD])
+        data["omega_occasion"] = (lead, occasion[..., 0])
+    return xr.Dataset(data, coords=coords)
+
+
+def _normal(x: Floats, mean: Sequence[float], sd: Sequence[float]) -> Floats:
+    scale = np.asarray(sd, dtype=np.float64)
+    score = (x - np.asarray(mean, dtype=np.float64)) / scale
+    return np.asarray(-0.5 * score**2 - np.log(scale) - 0.5 * np.log(2.0 * np.pi))
 
 
 def prior_draws(problem: Problem, rng: np.random.Generator, draws: int = PRIOR_DRAWS) -> xr.Dataset:

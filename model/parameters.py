@@ -560,6 +560,12 @@ _VARIANTS: Final = (
         MappingProxyType({"kX": 0.0, "fXQ": 0.0}),
         MappingProxyType({"fX0": 0.0}),
     ),
+    Variant(
+        "neither",
+        "neither exhausted cells nor effects of the host's dysfunction: the null beside no-exhaustion",
+        MappingProxyType({"kX": 0.0, "fXQ": 0.0, "bR": 0.0, "bXQ": 0.0, "sline": 0.0, "sres": 0.0}),
+        MappingProxyType({"fX0": 0.0}),
+    ),
 )
 
 #: The full model and the restrictions that a claim about dysfunction or exhaustion has to beat.

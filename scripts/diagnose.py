@@ -97,6 +97,7 @@ def show(found: "Findings", console: "Console") -> None:
     """
     _convergence(found, console)
     _identifiability(found, console)
+    _sensitivity(found, console)
     _checks(found, console)
     _new_patients(found, console)
     _yardsticks(found, console)
@@ -143,6 +144,24 @@ def _identifiability(found: "Findings", console: "Console") -> None:
     for row in found.aliases.to_dict("records"):
         pair = f"{row['first']} and {row['second']}"
         console.print(f"[yellow]•[/] {escape(pair)} are aliased ({row['correlation']:+.2f})", highlight=False)
+
+
+def _sensitivity(found: "Findings", console: "Console") -> None:
+    from reinfuse.fits.diagnosis import powerscaling
+
+    leaning = found.sensitivity
+    least = max(powerscaling.SENSITIVE, leaning.noise)
+    odd = [row for row in _records(leaning.table) if row["prior"] >= least]
+    lines: list[Sequence[str]] = [
+        (row["parameter"], row["verdict"], _number(row["prior"]), _number(row["own_prior"]), _number(row["likelihood"]))
+        for row in sorted(odd, key=lambda row: -row["prior"])
+    ]
+    header = ("parameter", "verdict", "all priors", "its kind's", "data")
+    _print_table(console, "Sensitivity to priors and data (from 0.05 on it counts)", header, lines, words=2)
+    for sentence in powerscaling.sentences(leaning):
+        console.print(f"[dim]• {escape(sentence)}[/]", highlight=False)
+    lines = [(row["about"], row["rests_on"]) for row in _records(found.conclusions)]
+    _print_table(console, "What a simulated second infusion rests on", ("", "rests on"), lines, words=2)
 
 
 def _checks(found: "Findings", console: "Console") -> None:
@@ -281,6 +300,8 @@ def _variants(found: "Findings", console: "Console") -> None:
     if rows:
         _print_table(console, "Variants, each patient left out", [name.replace("_", " ") for name in columns], rows)
         console.print(f"• {tie}", highlight=False)
+    for sentence in found.hypotheses:
+        console.print(f"• Hypothesis, {escape(sentence)}", highlight=False)
 
 
 def _print_table(

@@ -34,9 +34,13 @@ def command(
         str, typer.Option(metavar="NAME|FILE.py", help="Model: bcma, or a Python file that defines one of your own.")
     ] = "bcma",
     variant: Annotated[
-        str, typer.Option(help="Restriction of the model: no-exhaustion, full or no-dysfunction.")
+        str, typer.Option(help="Restriction of the model: no-exhaustion, full, no-dysfunction or neither.")
     ] = "no-exhaustion",
     compare: Annotated[bool, typer.Option(help="Also fit the model with exhaustion, and compare the two.")] = False,
+    null: Annotated[
+        bool,
+        typer.Option(help="Compare with the null model, without host dysfunction; fitted where the data can tell."),
+    ] = True,
     draws: Annotated[int, typer.Option(help="Kept draws of each chain.")] = 750,
     tune: Annotated[int, typer.Option(help="Warm-up sweeps of each chain.")] = 400,
     thin: Annotated[int, typer.Option(help="Sweeps per kept draw.")] = 2,
@@ -67,7 +71,7 @@ def command(
     console = Console()
     console.print(NOTICE, style="dim")
     with progress("Starting", 1) as tick:  # the libraries of statistics take a second or two
-        from reinfuse.fits.fitting import compare_variants, fit
+        from reinfuse.fits.fitting import compare_null, compare_variants, fit
 
         tick(1)
     from reinfuse.fits.cohort import read_cohort
@@ -126,8 +130,11 @@ def command(
         raise
     seconds = run.provenance["wall_seconds"]
     console.print("Wall seconds: " + ", ".join(f"{stage} {value:.0f}" for stage, value in seconds.items()))
-    if compare:
-        compare_variants(run, read, settings, cores=cores, progress=shown)
+    others = ("full",) if compare else ()
+    if null and own is None and recipe is None:
+        compare_null(run, read, settings, others=others, cores=cores, progress=shown)
+    elif others:
+        compare_variants(run, read, settings, others=others, cores=cores, progress=shown)
     if recipe is not None:
         same = recipe.same_draws(run)
         console.print(f"The draws are {'the same as' if same else 'NOT the same as'} those of {repeat}.")

@@ -17,7 +17,8 @@ from arviz_stats.base import array_stats
 
 from reinfuse.model.parameters import Parameter
 
-from .identifiability import aliases, judge
+from .causes import APART, Cause, find_causes
+from .identifiability import judge
 from .scalars import Scalar, every_scalar, is_fixed, list_scalars, stack
 
 Array = npt.NDArray[np.float64]
@@ -209,20 +210,23 @@ def advise(
     if chains < FEWEST_CHAINS:
         return [
             f"{chains} chain ran: whether chains agree cannot be told. Fit with --chains 4 (2 at least).",
-            *_on_solver(diagnostics),
+            *(
+                cause.sentence
+                for cause in find_causes(tree, scalars, set(), rows=rows, solver_failures=diagnostics.solver_failures)
+            ),
         ]
     apart = scalars[scalars["rhat"] >= MAX_RHAT]
     scarce = scalars[(_least_ess(scalars) <= MIN_ESS) & (scalars["rhat"] < MAX_RHAT)]
     poor = set(apart["parameter"]) | set(scarce["parameter"])
     draws = _enough(diagnostics, scalars)
+    causes = find_causes(tree, scalars, poor, rows=rows, solver_failures=diagnostics.solver_failures)
     return [
         *_on_undefined(apart[~np.isfinite(apart["rhat"])]),
-        *_on_disagreement(apart[np.isfinite(apart["rhat"])], posterior, draws),
+        *_on_disagreement(apart[np.isfinite(apart["rhat"])], causes, draws),
         *_on_scarcity(scarce, draws),
         *_on_divergences(diagnostics, tree, list_scalars(posterior, rows)),
-        *_on_aliases(poor, aliases(posterior, rows=rows)),
+        *(cause.sentence for cause in causes),
         *_on_idle(poor, tree, rows),
-        *_on_solver(diagnostics),
         *_on_long_paths(tree),
     ]
 
@@ -284,17 +288,6 @@ def _measure(values: Array) -> dict[str, Array]:
     return found
 
 
-def _odd_chain(posterior: xr.Dataset, name: str) -> int | None:
-    """Return the number of the one chain whose mean is far from the others', if there is exactly one."""
-    names, _, every = every_scalar(posterior)
-    draws = every[:, :, names.index(name)]
-    if draws.shape[0] < 3:
-        return None
-    means, spread = draws.mean(axis=1), float(np.median(draws.std(axis=1)))
-    far = np.abs(means - np.median(means)) > max(spread, 1e-300)
-    return int(np.flatnonzero(far)[0]) if far.sum() == 1 else None
-
-
 def _on_undefined(broken: pd.DataFrame) -> list[str]:
     if len(broken) == 0:
         return []
@@ -304,21 +297,20 @@ def _on_undefined(broken: pd.DataFrame) -> list[str]:
     ]
 
 
-def _on_disagreement(apart: pd.DataFrame, posterior: xr.Dataset, draws: int) -> list[str]:
+def _on_disagreement(apart: pd.DataFrame, causes: list[Cause], draws: int) -> list[str]:
     if len(apart) == 0:
         return []
     worst = float(apart["rhat"].iloc[0])
     opening = f"R-hat is {MAX_RHAT} or more for {_names(apart)} (largest {worst:.3f})."
-    odd = _odd_chain(posterior, str(apart["parameter"].iloc[0]))
-    if worst < 1.05 and odd is None:
+    if {cause.kind for cause in causes} & {"modes", "stuck"}:
+        return [f"{opening} The chains explore different regions."]
+    if worst < APART:
         return [
             f"{opening} The chains agree roughly but are too short or mix slowly. Draw more (about --draws {draws})."
         ]
-    where = f" Chain {odd} stands apart from the others." if odd is not None else ""
     return [
-        f"{opening} The chains explore different regions: a second mode, a chain stuck at its start, or slow "
-        f"mixing.{where} Look at the trace and rank plots; fit again with another --seed and more tuning "
-        "(--tune); fix or narrow what the data do not measure."
+        f"{opening} The chains wander over the same regions, slowly. Look at the trace and rank plots; tune longer "
+        f"(--tune), draw more (about --draws {draws}), and fix or narrow what the data do not measure."
     ]
 
 
@@ -364,15 +356,6 @@ def _on_divergences(diagnostics: Diagnostics, tree: xr.DataTree, known: list[Sca
     return [f"{opening} They have no common place. Raise the target acceptance and tune longer (--tune)."]
 
 
-def _on_aliases(poor: set[str], pairs: pd.DataFrame) -> list[str]:
-    concerned = pairs[pairs["first"].isin(poor) | pairs["second"].isin(poor)].head(3)
-    return [
-        f"{first} and {second} are aliased (correlation {correlation:+.2f}): the data hold a combination of "
-        "the two. Fix one of them, or give it a narrower prior with a stated source."
-        for first, second, correlation in concerned.itertuples(index=False)
-    ]
-
-
 def _on_idle(poor: set[str], tree: xr.DataTree, rows: Mapping[str, Parameter] | None) -> list[str]:
     if not poor or "prior" not in tree.children:
         return []
@@ -383,16 +366,6 @@ def _on_idle(poor: set[str], tree: xr.DataTree, rows: Mapping[str, Parameter] | 
     return [
         f"{_list(idle)}: slow to sample, and the data do not move it from its prior. Fixing it costs no "
         "information and makes the posterior easier."
-    ]
-
-
-def _on_solver(diagnostics: Diagnostics) -> list[str]:
-    if not diagnostics.solver_failures:
-        return []
-    return [
-        f"The solver gave up {diagnostics.solver_failures} times while sampling; each was counted as a "
-        "rejection. If that goes on after tuning, the chains visit parameters at which the model cannot be "
-        "solved: narrow the priors of the parameters with the worst R-hat, or loosen the solver's tolerance."
     ]
 
 

@@ -14,10 +14,12 @@ from reinfuse.model.products import PRODUCTS
 from .. import own_model
 from ..cohort import Cohort, read_cohort
 from ..cohort_files import read_cells
+from ..hypotheses import standing
 from ..own_model import Description
 from ..run import RunFolder
-from . import convergence, identifiability, predictive, yardsticks
+from . import convergence, identifiability, powerscaling, predictive, yardsticks
 from .convergence import Diagnostics
+from .powerscaling import Sensitivity
 from .simulation_checks import NOT_OURS, NewPatientChecks
 from .simulation_checks import examine as examine_new_patients
 from .vpc import Vpc
@@ -54,6 +56,10 @@ class Findings:
         From `yardsticks.compute`.
     new_patients
         From `simulation_checks.examine`.
+    sensitivity, conclusions
+        From `powerscaling`: which priors show, and what a second infusion rests on.
+    hypotheses
+        From `hypotheses.standing`: what was compared, and what was not.
     """
 
     provenance: dict[str, Any]
@@ -71,6 +77,9 @@ class Findings:
     medians: pd.DataFrame
     yardsticks: Yardsticks
     new_patients: NewPatientChecks
+    sensitivity: Sensitivity
+    conclusions: pd.DataFrame
+    hypotheses: list[str]
 
     @property
     def rows(self) -> Mapping[str, Parameter] | None:
@@ -165,6 +174,8 @@ def examine(run: RunFolder) -> Findings:
     new = NewPatientChecks(missing=(NOT_OURS,))
     if own is None:
         new = examine_new_patients(tree, cohort, written, rng=rng.spawn(1)[0])
+    judged = identifiability.judge(tree, rows=rows) if has_prior else pd.DataFrame()
+    leaning = powerscaling.sensitivity(tree, rows=rows)
     return Findings(
         provenance=written,
         own=own,
@@ -172,7 +183,7 @@ def examine(run: RunFolder) -> Findings:
         tree=tree,
         diagnostics=diagnostics,
         summary=convergence.summarise(tree, rows=rows),
-        judged=identifiability.judge(tree, rows=rows) if has_prior else pd.DataFrame(),
+        judged=judged,
         shrinkage=identifiability.shrinkage(tree, rows=rows),
         aliases=identifiability.aliases(tree["posterior"].to_dataset(), rows=rows),
         observations=observations,
@@ -181,6 +192,9 @@ def examine(run: RunFolder) -> Findings:
         medians=medians,
         yardsticks=sticks,
         new_patients=new,
+        sensitivity=leaning,
+        conclusions=powerscaling.conclusions(leaning, judged) if own is None else pd.DataFrame(),
+        hypotheses=standing(written),
     )
 
 
@@ -213,6 +227,15 @@ def record(run: RunFolder, findings: Findings) -> None:
                 "vpc": {} if new.vpc is None else _vpc_numbers(new.vpc),
                 "missing": list(new.missing),
             },
+            "sensitivity": {
+                "table": findings.sensitivity.table.to_dict("records"),
+                "draws": findings.sensitivity.draws,
+                "noise": findings.sensitivity.noise,
+                "fit": findings.sensitivity.fit,
+                "missing": findings.sensitivity.missing,
+            },
+            "conclusions": findings.conclusions.to_dict("records"),
+            "hypotheses": findings.hypotheses,
         }
     )
     run.write_summary(findings.summary)

@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 from ..diagnosis import progression
 from ..diagnosis.findings import Findings
 from ..diagnosis.identifiability import WORDS
+from ..diagnosis.powerscaling import SENSITIVE
 from ..diagnosis.scalars import Scalar, list_scalars, stack
 from ..diagnosis.yardsticks import infusion_days
 from ..own_model import Description
-from . import chains, forecasts, individual, npde, own_model, parameters, predictive, style, survival, vpc
+from . import chains, comparison, forecasts, individual, npde, own_model, parameters, predictive, style, survival, vpc
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ def count_plates(findings: Findings) -> int:
     scalars = len(list_scalars(findings.posterior, findings.rows))
     assays = findings.observations["dvid"].nunique() if len(findings.observations) else 0
     fits = assays * _pages(findings.cohort.n_patients, individual.PER_PAGE)
-    learned = 1 + _pages(scalars, parameters.PER_PAGE)
+    learned = 1 + _pages(scalars, parameters.PER_PAGE) + (len(findings.sensitivity.table) > 0)
     learned += _pages(findings.posterior.sizes["effect"], parameters.COLUMNS)
     new = 0 if findings.new_patients.vpc is None else assays + 1
     return fits + 2 + assays + new + 3 + learned + _pages(scalars, chains.PER_PAGE)
@@ -280,6 +281,15 @@ def _parameters(findings: Findings) -> Iterator[Plate]:
                 caption=f"Prior (grey) against posterior, each scaled to the same height. {words}.",
                 figure=figure,
             )
+    leaning = findings.sensitivity
+    if len(leaning.table) and leaning.table["likelihood"].notna().all():
+        yield Plate(
+            section="parameters",
+            name="prior_sensitivity",
+            caption="Power-scaling: how far each posterior moves when the priors, or the data, are given more weight. "
+            "Right of the dotted line the data count, above it the priors; the shaded margin is noise.",
+            figure=comparison.prior_sensitivity(leaning.table, threshold=SENSITIVE, noise=leaning.noise),
+        )
     yield from _individual_effects(findings, {s.symbol: s for s in scalars if s.family == "population"})
 
 

@@ -8,6 +8,7 @@ import jinja2
 import pandas as pd
 
 from ..cohort import summarise
+from ..diagnosis import powerscaling
 from ..diagnosis.convergence import INTERVAL
 from ..diagnosis.findings import Findings, examine
 from ..diagnosis.identifiability import WORDS
@@ -112,6 +113,10 @@ def render(
         shrinkage_words=words.shrinkage(findings),
         conflicts=words.conflicts(findings),
         unmoved=words.unmoved(findings),
+        leaning=powerscaling.sentences(findings.sensitivity),
+        leaning_table=_table("Sensitivity to priors and data", findings.sensitivity.table, SENSITIVITY_COLUMNS),
+        conclusions=findings.conclusions.to_dict("records"),
+        hypotheses=findings.hypotheses,
         verdict_words=WORDS,
         interval=INTERVAL,
         parameters=_parameter_rows(findings),
@@ -130,6 +135,15 @@ def render(
         provenance=_provenance_rows(findings.provenance),
     )
 
+
+SENSITIVITY_COLUMNS: Final = {
+    "parameter": "parameter",
+    "prior": "all priors",
+    "own_prior": "its kind's priors",
+    "likelihood": "data",
+    "shift": "posterior less prior mean (prior sds)",
+    "verdict": "verdict",
+}
 
 INTERVAL_COLUMNS: Final = {"lower": "lower", "upper": "upper"}
 WINDOW_COLUMNS: Final = {"dvid": "assay", "product": "product", "window": "visit window", "n": "n"}

@@ -24,6 +24,9 @@ EXHAUSTION_SYMBOLS: Final = ("kX", "rX", "dX", "xi", "bX", "bXQ", "fXQ")
 TIE: Final = 2.0
 """Differences of predictive density below so many standard errors are called a tie."""
 
+SMALL_ELPD: Final = 4.0
+"""Differences of elpd below which two models predict alike, whatever their standard error."""
+
 SURPRISING: Final = 0.05
 
 WITHHELD: Final = "recalled and unchecked, not shown"
@@ -251,7 +254,10 @@ def comparison(provenance: Mapping[str, Any]) -> tuple[list[str], list[list[str]
     return (
         columns,
         rows,
-        (f"A difference of less than {TIE:.0f} standard errors is a tie: the data do not choose between the variants."),
+        (
+            f"A difference of less than {TIE:.0f} standard errors is a tie, and so is one below {SMALL_ELPD:.0f}: the "
+            "data do not choose between the variants."
+        ),
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from reinfuse.fits.diagnosis import findings as findings_module
 from reinfuse.fits.figures.plates import draw_all
+from reinfuse.fits.hypotheses import standing
 from reinfuse.fits.report import words
 from reinfuse.fits.report.build import build_report, render
 from reinfuse.scripts import diagnose, report
@@ -116,9 +117,16 @@ class TestPage:
         assert "synthetic draws (tests)" in page.sections["provenance"]
         assert "7" in page.sections["provenance"]
 
-    def test_without_a_comparison_the_section_is_left_out(self, found):
+    def test_what_was_not_compared_is_said(self, found):
         bare = {key: value for key, value in found.provenance.items() if key != "comparison"}
-        page = Page(render(dataclasses.replace(found, provenance=bare), name="x", plates=[]))
+        bare_found = dataclasses.replace(found, provenance=bare, hypotheses=standing(bare))
+        page = Page(render(bare_found, name="x", plates=[]))
+        assert "host T-cell dysfunction: NOT compared" in page.sections["variants"]
+        assert "is a tie" not in page.sections["variants"]
+
+    def test_without_comparison_and_hypotheses_the_section_is_left_out(self, found):
+        bare = {key: value for key, value in found.provenance.items() if key != "comparison"}
+        page = Page(render(dataclasses.replace(found, provenance=bare, hypotheses=[]), name="x", plates=[]))
         assert "variants" not in page.sections
         assert ("a", "#variants") not in page.addresses
 

@@ -257,7 +257,10 @@ def test_random_effects_vary_between_patients():
 
 
 def test_variants_hold_known_parameters_and_say_what_they_mean():
-    assert set(pm.VARIANTS) == {"full", "no-dysfunction", "no-exhaustion"}
+    assert set(pm.VARIANTS) == {"full", "no-dysfunction", "no-exhaustion", "neither"}
+    off = [pm.VARIANTS[name] for name in ("no-dysfunction", "no-exhaustion")]
+    assert pm.VARIANTS["neither"].parameters == {**off[0].parameters, **off[1].parameters}
+    assert pm.VARIANTS["neither"].product == off[1].product
     assert not pm.VARIANTS["full"].parameters
     assert dict(pm.VARIANTS["no-dysfunction"].parameters) == dict.fromkeys(("bR", "bXQ", "sline", "sres"), 0.0)
     assert dict(pm.VARIANTS["no-exhaustion"].parameters) == {"kX": 0.0, "fXQ": 0.0}

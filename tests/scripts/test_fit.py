@@ -218,6 +218,46 @@ class TestFinishedRun:
         assert row["min_ess"] == pytest.approx(min(found["min_ess_bulk"], found["min_ess_tail"]))
 
 
+class TestNullModel:
+    def test_one_infusion_cannot_tell_it_and_the_run_says_so(self, finished):
+        run, done = finished
+        found = RunFolder.open(run).provenance["null_model"]
+        assert found["variant"] == "neither"
+        assert found["status"] == "same likelihood"
+        assert found["largest_difference"] < 1e-9
+        assert not (run / "variants").exists()
+        assert "host T-cell dysfunction: these data cannot tell" in " ".join(done.stdout.split())
+
+    @pytest.mark.slow
+    def test_two_infusions_can_and_it_is_fitted_beside(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr("reinfuse.scripts.diagnose.judge", lambda run, console: None)
+        cohort = tmp_path / "two.csv"
+        small_cohorts.rows_of(one=2, two=3).to_csv(cohort, index=False)
+        run = tmp_path / "run"
+        assert fit(cohort, "--out", run, *SHORT) == ExitCode.DONE
+        written = RunFolder.open(run).provenance
+        assert written["null_model"]["status"] == "to be fitted"
+        assert {row["variant"] for row in written["comparison"]} == {"no-exhaustion", "neither"}
+        assert RunFolder.open(run / "variants" / "neither").provenance["status"] == "done"
+        capsys.readouterr()
+        words = ["compare", str(run), "--out", str(tmp_path / "compared"), "--no-refit"]
+        assert guarded(lambda: typer.main.get_command(main.build()).main(args=words)) == ExitCode.DONE
+        printed = " ".join(capsys.readouterr().out.split())
+        assert "Each patient predicted from all others" in printed
+        table = pd.read_csv(tmp_path / "compared" / "compare.csv")
+        assert set(table["run"]) == {"run", "neither"}
+        assert (table["weight_stacking"].sum()) == pytest.approx(1.0, abs=1e-4)
+        assert (tmp_path / "compared" / "elpd_differences.png").stat().st_size > 10000
+        patients = pd.read_csv(tmp_path / "compared" / "patients.csv")
+        assert len(patients) == 7
+        assert patients["elpd:run"].sum() == pytest.approx(table.set_index("run")["elpd"]["run"], abs=1e-3)
+
+    def test_it_can_be_left_out(self, table, tmp_path, monkeypatch):
+        monkeypatch.setattr("reinfuse.scripts.diagnose.judge", lambda run, console: None)
+        assert fit(table, "--out", tmp_path / "run", *SHORT, "--no-null") == ExitCode.DONE
+        assert "null_model" not in RunFolder.open(tmp_path / "run").provenance
+
+
 class TestRefusals:
     @pytest.fixture
     def faulty(self, table, tmp_path):
