@@ -61,6 +61,25 @@ class Infusion:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Engager:
+    """A bispecific antibody given from a day on; it kills by the patient's own T cells.
+
+    Attributes
+    ----------
+    day : float
+        Days since the first infusion, or an array, one value per patient; +inf or NaN: not given.
+    killing : float
+        Highest rate of killing, 1/d, or an array, one value per patient.
+    power : float
+        Killing is ``killing * (1 - Q) ** power``, with the host's dysfunction ``Q``.
+    """
+
+    day: ArrayLike
+    killing: ArrayLike
+    power: ArrayLike = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ResolvedInfusion:
     """One infusion slot, ready for the simulator: no gaps, no NaN, arrays of shape () or (n,).
 

@@ -53,7 +53,7 @@ def slot_parameters(course: Sequence[ResolvedInfusion], options: str) -> dict[st
 
 
 def events(
-    course: Sequence[ResolvedInfusion], n: int, names: Sequence[str]
+    course: Sequence[ResolvedInfusion], n: int, names: Sequence[str], engaged: Floats | None = None
 ) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
     """Events of ``n`` patients in order of time.
 
@@ -65,6 +65,8 @@ def events(
         Number of patients.
     names
         The kernel's event names; their position is the code. Events that it does not know are left out.
+    engaged
+        Days on which a bispecific antibody begins, (n,); +inf: not given.
 
     Returns
     -------
@@ -90,6 +92,9 @@ def events(
                 given = np.where(np.isfinite(item.day), day, np.inf)
                 columns.append(np.broadcast_to(given, (n,)).astype(np.float64))
                 codes.append(names.index(name))
+    if engaged is not None:
+        columns.append(engaged)
+        codes.append(names.index("engagement"))
     times = np.stack(columns, axis=1)
     rank = np.argsort(times, axis=1, kind="stable")
     times = np.take_along_axis(times, rank, axis=1)

@@ -1,6 +1,7 @@
 """The public face of the model: one virtual patient, or a population of them; validated in, xarray out."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from enum import IntEnum
 from functools import cache
@@ -10,7 +11,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from .course import Infusion, ResolvedInfusion, patients, resolve
+from .course import Engager, Infusion, ResolvedInfusion, patients, resolve
 from .derive.build import Kernel
 from .derive.build import build as compile_model
 from .derive.trace import Trace
@@ -66,9 +67,20 @@ def solved(status: ArrayLike) -> NDArray[np.bool_]:
 
 
 @cache
-def kernel(infusions: int, options: str, method: str = TSIT5.name, readouts: tuple[str, ...] | None = None) -> Kernel:
-    """The compiled simulator for a number of infusions, a configuration ("reference" or "real"), method, read-outs."""
-    return compile_model(bcma.build(infusions, bcma.OPTIONS[options]), method=method, readouts=readouts)
+def kernel(
+    infusions: int,
+    options: str,
+    method: str = TSIT5.name,
+    readouts: tuple[str, ...] | None = None,
+    *,
+    engager: bool = False,
+) -> Kernel:
+    """The compiled simulator for a number of infusions, a configuration ("reference" or "real"), method, read-outs.
+
+    With ``engager``, a bispecific antibody may be given too.
+    """
+    chosen = replace(bcma.OPTIONS[options], engager=engager)
+    return compile_model(bcma.build(infusions, chosen), method=method, readouts=readouts)
 
 
 def _needed(readouts: Sequence[str] | None, infusions: int, options: str) -> tuple[str, ...] | None:
@@ -159,6 +171,22 @@ def _size(values: Mapping[str, Floats], n: int | None) -> int:
     return size
 
 
+def _origin(since: ArrayLike | None, n: int) -> Floats:
+    """Where each patient's times begin, (n,)."""
+    given = np.asarray(0.0 if since is None else since, dtype=np.float64)
+    if given.shape not in ((), (n,)) or not np.all(np.isfinite(given) & (given >= 0)):
+        raise ReinfuseError(f"since is {since!r}; give a finite day from 0 up, or one for each of {n} patients")
+    return np.array(np.broadcast_to(given, n))
+
+
+def _engagement(engager: Engager, n: int) -> Floats:
+    """Days on which a bispecific antibody begins, (n,)."""
+    day = np.asarray(engager.day, dtype=np.float64)
+    if day.shape not in ((), (n,)) or np.any(day < 0):
+        raise ReinfuseError(f"the engager's day is {engager.day!r}; give a day from 0 up, or one per patient")
+    return np.array(np.broadcast_to(np.where(np.isnan(day), np.inf, day), n))
+
+
 def _theta(values: Mapping[str, Floats], names: Sequence[str], part: slice) -> Floats:
     """The kernel's parameters of some patients."""
     theta = np.empty((part.stop - part.start, len(names)))
@@ -176,6 +204,8 @@ def simulate_population(
     readouts: Sequence[str] | None = None,
     tolerance: float = 1e-6,
     land: bool = True,
+    since: ArrayLike | None = None,
+    engager: Engager | None = None,
     max_chunk: int = 16_384,
 ) -> xr.Dataset:
     """Simulate a population of patients on all cores.
@@ -201,6 +231,11 @@ def simulate_population(
     land
         Whether steps may end on the times, which is more exact than interpolation. Without, a patient's numbers are
         the same to the last bit whatever other times are asked for.
+    since
+        Day of each patient from which it counts the times, >= 0 (shape ``(n,)`` or one number); None: the first
+        infusion.
+    engager
+        A bispecific antibody that is given too.
     max_chunk
         Patients simulated at a time.
 
@@ -227,10 +262,14 @@ def simulate_population(
     _check("max_chunk", max_chunk, max_chunk >= 1, "simulate at least one patient at a time")
     resolved = resolve(course)
     chosen = _needed(readouts, len(resolved), options)
-    compiled = kernel(len(resolved), options, method_for(tolerance), chosen)
-    values = _values(parameters or {}, slot_parameters(resolved, options), options)
+    compiled = kernel(len(resolved), options, method_for(tolerance), chosen, engager=engager is not None)
+    slots: dict[str, ArrayLike] = {**slot_parameters(resolved, options)}
+    slots |= {} if engager is None else {"kbs": engager.killing, "gbs": engager.power}
+    values = _values(parameters or {}, slots, options)
     n = _size(values, patients(resolved))
-    times_ev, codes, count = events(resolved, n, compiled.events)
+    engaged = None if engager is None else _engagement(engager, n)
+    origin = _origin(since, n)
+    times_ev, codes, count = events(resolved, n, compiled.events, engaged)
     out = np.full((n, grid.size, len(compiled.readouts)), np.nan)
     status = np.zeros(n, dtype=np.int64)
     for low in range(0, n, max_chunk):
@@ -246,6 +285,7 @@ def simulate_population(
             out[part],
             status[part],
             land=land,
+            since=origin[part],
         )
     out[~solved(status)] = np.nan
     return _dataset(out, status, grid, compiled, resolved)

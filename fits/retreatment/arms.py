@@ -12,11 +12,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from reinfuse.model.course import Infusion
+from reinfuse.model.course import Engager, Infusion
 from reinfuse.model.parameters import Parameter, from_transformed, to_transformed
 from reinfuse.model.products import Product
 
-from .scenarios import Scenario, ScenarioFile
+from .scenarios import Bispecific, Scenario, ScenarioFile, SecondCourse, World
 from .virtual_patients import VirtualPatients
 
 type Floats = NDArray[np.float64]
@@ -37,16 +37,16 @@ MOST_ANTIGEN_LOW: Final = 0.5
 
 
 def under_hypotheses(
-    parameters: Mapping[str, Floats], scenario: Scenario, rows: Mapping[str, Parameter]
+    parameters: Mapping[str, Floats], factors: Sequence[float], rows: Mapping[str, Parameter]
 ) -> dict[str, Floats]:
-    """Multiply the parameters of the scenario's hypotheses.
+    """Multiply the parameters of the hypotheses.
 
     Parameters
     ----------
     parameters
         Individual parameters, natural scale, (n,) each.
-    scenario
-        Its four multipliers.
+    factors
+        Of `HYPOTHESES`, in their order.
     rows
         Table rows, for the transforms: a parameter that lives in (0, 1) has its odds multiplied.
 
@@ -56,12 +56,13 @@ def under_hypotheses(
         A copy; parameters absent from `parameters` stay absent.
     """
     out = dict(parameters)
+    by_name = dict(zip(HYPOTHESES, factors, strict=True))
     for hypothesis, names in HYPOTHESES.items():
-        factor = float(getattr(scenario, hypothesis))
+        factor = float(by_name[hypothesis])
         for name in names:
             if factor != 1.0 and name in out:
                 out[name] = _multiplied(out[name], factor, rows[name].transform)
-    if scenario.antigen_loss_fraction > 1.0 and "fr" in out:
+    if by_name["antigen_loss_fraction"] > 1.0 and "fr" in out:
         out["fr"] = np.minimum(out["fr"], MOST_ANTIGEN_LOW)
     return out
 
@@ -113,36 +114,43 @@ def first_infusion(scenario: Scenario, file: ScenarioFile) -> Infusion:
     )
 
 
-def second_infusion(scenario: Scenario, file: ScenarioFile, day: Floats) -> Infusion | None:
-    """Build the second infusion of a scenario on each patient's day, shape (n,); None for the comparator."""
-    second = scenario.second
-    if second is None or scenario.no_second:
-        return None
+def later_infusion(plan: SecondCourse, file: ScenarioFile, day: Floats) -> Infusion:
+    """Build a later infusion on each patient's day, shape (n,); +inf for who does not get it."""
     return Infusion(
-        product=file.product(second.product),
+        product=file.product(plan.product),
         day=day,
-        dose=second.dose,
-        lymphodepletion=second.lymphodepletion,
-        bridging=second.bridging,
-        apheresis_day=BEFORE_THERAPY if second.apheresis == "banked" else None,
-        same_scfv=second.same_scfv,
+        dose=plan.dose,
+        lymphodepletion=plan.lymphodepletion,
+        bridging=plan.bridging,
+        apheresis_day=BEFORE_THERAPY if plan.apheresis == "banked" else None,
+        same_scfv=plan.same_scfv,
     )
 
 
-def infusion_day(progression_day: Floats, scenario: Scenario) -> Floats:
-    """Day of the second infusion: the first whole day at or after progression plus the scenario's wait."""
-    return np.ceil(progression_day + scenario.days_after_progression)
+def engager(antibody: Bispecific, day: Floats, normal: Floats) -> Engager:
+    """Build the bispecific antibody of a scenario on each patient's day, shape (n,), as well as it works in each."""
+    return Engager(
+        day=day,
+        killing=antibody.killing * np.exp(antibody.killing_log_sd * normal),
+        power=antibody.power,
+    )
+
+
+def next_infusion_day(begin: Floats, plan: Scenario | SecondCourse) -> Floats:
+    """Day of an infusion: the first whole day at or after progression (or what is waited for) plus the plan's wait."""
+    return np.ceil(begin + plan.days_after_progression)
 
 
 def arm_parameters(
     patients: VirtualPatients,
     scenario: Scenario,
+    world: World,
     course: Sequence[Infusion],
     rows: Mapping[str, Parameter],
 ) -> dict[str, Floats]:
     """Everything that the simulator gets as `parameters` for one arm."""
     products = [infusion.product for infusion in course if isinstance(infusion.product, Product)]
     return {
-        **under_hypotheses(patients.parameters, scenario, rows),
+        **under_hypotheses(patients.parameters, scenario.hypotheses(world), rows),
         **slot_parameters(patients, products),
     }

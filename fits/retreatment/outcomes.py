@@ -5,8 +5,9 @@ the day on which it would have been). Death without relapse comes from a clock t
 not to the arm.
 """
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 import xarray as xr
@@ -36,6 +37,18 @@ DURABLE_MONTHS: Final = 12.0
 ANTIGEN_LOSS_SHARE: Final = 0.5
 #: Days after an infusion in which its peak is looked for, on a daily grid.
 PEAK_DAYS: Final = 60
+
+
+#: What stands where a patient had no such course, if not NaN.
+ABSENT: Final[Mapping[str, object]] = {
+    "best": Response.NOT_EVALUABLE.name,
+    "evaluable": False,
+    "mrd5": False,
+    "mrd6": False,
+    "pfs_event": "none",
+}
+#: Fields that belong to infused cells.
+EXPOSURE: Final = ("cmax", "tmax", "auc28")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,6 +92,32 @@ class CourseOutcome:
     tmax: Floats
     auc28: Floats
     antigen_low: Floats
+
+    def take(self, rows: NDArray[np.int64]) -> Self:
+        """Some of the patients."""
+        return type(self)(**{name: values[rows] for name, values in vars(self).items()})
+
+    @classmethod
+    def nobody(cls, n: int) -> Self:
+        """Of n patients who had no such course."""
+        return cls(**{f.name: np.full(n, ABSENT.get(f.name, np.nan)) for f in fields(cls)})
+
+    def scattered(self, who: NDArray[np.int64], n: int) -> Self:
+        """The same, for n patients of whom those at ``who`` had the course."""
+        out = {}
+        for name, values in vars(self).items():
+            out[name] = np.full(n, ABSENT.get(name, np.nan), dtype=values.dtype)
+            out[name][who] = values
+        return type(self)(**out)
+
+    def columns(self, course: int, *, exposed: bool = True) -> dict[str, NDArray[Any]]:
+        """Columns of one course; exposure is NaN in an arm without an infusion."""
+        nothing = np.full(self.best.size, np.nan)
+        return {
+            f"{name}_{course}": nothing if name in EXPOSURE and not exposed else values
+            for name, values in vars(self).items()
+            if name != "progression_days"
+        }
 
 
 def read_course(

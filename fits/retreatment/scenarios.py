@@ -21,12 +21,19 @@ from reinfuse.model.products import Product
 from reinfuse.model.products import product as known_product
 
 type Group = Literal["non-responder", "early-relapse", "intermediate", "durable", "antigen-loss"]
+#: Product, dose, lymphodepletion and bridging of a first infusion.
+type Treatment = tuple[str, float | None, float, float]
 type ResponseClass = Literal["PD", "SD", "MR", "PR", "VGPR", "CR"]
 
 #: First-response groups, from worst to best; `antigen-loss` stands apart and goes before the durations.
 GROUPS: Final[tuple[Group, ...]] = get_args(Group.__value__)
 #: Response classes from worst to best.
 CLASSES: Final[tuple[ResponseClass, ...]] = get_args(ResponseClass.__value__)
+
+#: Hypotheses of relapse that a scenario or a world may multiply.
+HYPOTHESIS_NAMES: Final = ("host_dysfunction", "antigen_loss_fraction", "anti_car_immunity", "microenvironment")
+#: Infusions of a patient at most.
+MOST_COURSES: Final = 8
 
 #: The scenario file used when none is given.
 BUNDLED: Final = "sequential_bcma.toml"
@@ -97,7 +104,7 @@ class FirstCourse(_Table):
         return self
 
     @property
-    def treatment(self) -> tuple[str, float | None, float, float]:
+    def treatment(self) -> Treatment:
         """What is done, without whom it is looked at: arms with the same treatment share a first course."""
         return (self.product, self.dose, self.lymphodepletion, self.bridging)
 
@@ -132,6 +139,53 @@ class SecondCourse(_Table):
     same_scfv: bool | None = None
 
 
+class World(_Table):
+    """Hypotheses of relapse as the whole experiment sees them; multiplies those of every scenario.
+
+    Attributes
+    ----------
+    name : str
+    host_dysfunction, antigen_loss_fraction, anti_car_immunity, microenvironment : float
+        Multipliers, as in `Scenario`.
+    weight : float
+        Relative weight in the stacked answer.
+    """
+
+    name: str = Field(min_length=1, max_length=80)
+    host_dysfunction: float = Field(default=1.0, ge=0, le=100)
+    antigen_loss_fraction: float = Field(default=1.0, ge=0, le=1e8)
+    anti_car_immunity: float = Field(default=1.0, ge=0, le=100)
+    microenvironment: float = Field(default=1.0, ge=0, le=100)
+    weight: float = Field(default=1.0, ge=0, le=1e6)
+
+    @field_validator(*HYPOTHESIS_NAMES, mode="before")
+    @classmethod
+    def _switch(cls, value: object) -> object:
+        return float(value) if isinstance(value, bool) else value
+
+    @property
+    def hypotheses(self) -> tuple[float, float, float, float]:
+        """The four multipliers: dysfunction, antigen loss, immunity, microenvironment."""
+        return (self.host_dysfunction, self.antigen_loss_fraction, self.anti_car_immunity, self.microenvironment)
+
+
+#: The worlds of an experiment that names none: all mechanisms on, each off, all off.
+WORLDS: Final = (
+    World(name="as assumed"),
+    World(name="no host dysfunction", host_dysfunction=0.0),
+    World(name="no antigen loss", antigen_loss_fraction=0.0),
+    World(name="no anti-CAR immunity", anti_car_immunity=0.0),
+    World(name="no suppressive microenvironment", microenvironment=0.0),
+    World(
+        name="none of these",
+        host_dysfunction=0.0,
+        antigen_loss_fraction=0.0,
+        anti_car_immunity=0.0,
+        microenvironment=0.0,
+    ),
+)
+
+
 class Scenario(_Table):
     """One arm of a retreatment experiment.
 
@@ -145,8 +199,17 @@ class Scenario(_Table):
     second : SecondCourse or None
         Needed unless `no_second`. Beside `no_second` it is not given, but its `days_after_progression` sets
         the day from which the arm is followed, so that it can be compared.
+    then : list of SecondCourse
+        Further infusions, each after the progression that follows the one before.
     no_second : bool
         The comparator without a second infusion.
+    bispecific : bool
+        The comparator with a bispecific antibody instead, which needs the patient's own T cells: `Bispecific`.
+    wait_and_see : bool
+        The second infusion is planned only once M-protein has risen to `wait_rise` times its value at progression, as
+        seen at a visit; who never gets there within the first horizon stays without.
+    wait_rise : float
+        See `wait_and_see`.
     host_dysfunction, antigen_loss_fraction, anti_car_immunity, microenvironment : float
         Multipliers of hypotheses: 1 (or `true`) as fitted or assumed, 0 (or `false`) off.
     """
@@ -155,45 +218,48 @@ class Scenario(_Table):
     about: str = ""
     first: FirstCourse
     second: SecondCourse | None = None
+    then: list[SecondCourse] = Field(default_factory=list, max_length=MOST_COURSES - 2)
     no_second: bool = False
     bispecific: bool = False
+    wait_and_see: bool = False
+    wait_rise: float = Field(default=2.0, gt=1, le=100)
     host_dysfunction: float = Field(default=1.0, ge=0, le=100)
     antigen_loss_fraction: float = Field(default=1.0, ge=0, le=1e8)
     anti_car_immunity: float = Field(default=1.0, ge=0, le=100)
     microenvironment: float = Field(default=1.0, ge=0, le=100)
 
-    @field_validator(
-        "host_dysfunction", "antigen_loss_fraction", "anti_car_immunity", "microenvironment", mode="before"
-    )
+    @field_validator(*HYPOTHESIS_NAMES, mode="before")
     @classmethod
     def _switch(cls, value: object) -> object:
         return float(value) if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _one_second_course(self) -> Self:
-        if self.bispecific:
-            raise ValueError(
-                "bispecific is true; the model has no bispecific antibody yet; remove this scenario "
-                "(no_second = true is the comparator that works)"
-            )
-        if self.second is None and not self.no_second:
-            raise ValueError("second is missing; add second.product = ..., or no_second = true")
+        if self.no_second and self.bispecific:
+            raise ValueError("no_second and bispecific are both true; make two scenarios of them")
+        without = "no_second" if self.no_second else "bispecific" if self.bispecific else None
+        if self.second is None and without is None:
+            raise ValueError("second is missing; add second.product = ..., or no_second = true, or bispecific = true")
+        if self.then and without is not None:
+            raise ValueError(f"then has {len(self.then)} further infusions beside {without} = true; remove one of them")
+        if self.wait_and_see and without is not None:
+            raise ValueError(f"wait_and_see waits for a second infusion, and {without} is true; remove one of them")
         return self
 
-    @property
-    def hypotheses(self) -> tuple[float, float, float, float]:
-        """The four multipliers: dysfunction, antigen loss, immunity, microenvironment."""
-        return (
-            self.host_dysfunction,
-            self.antigen_loss_fraction,
-            self.anti_car_immunity,
-            self.microenvironment,
-        )
+    def hypotheses(self, world: World) -> tuple[float, float, float, float]:
+        """The four multipliers in a world: dysfunction, antigen loss, immunity, microenvironment."""
+        mine = (self.host_dysfunction, self.antigen_loss_fraction, self.anti_car_immunity, self.microenvironment)
+        a, b, c, d = (x * y for x, y in zip(mine, world.hypotheses, strict=True))
+        return (a, b, c, d)
+
+    def first_key(self, world: World) -> tuple[Treatment, tuple[float, float, float, float]]:
+        """Arms with equal keys share their first courses: they are paired patient by patient."""
+        return (self.first.treatment, self.hypotheses(world))
 
     @property
-    def first_key(self) -> tuple[tuple[str, float | None, float, float], tuple[float, float, float, float]]:
-        """Scenarios with equal keys share their first courses: they are paired patient by patient."""
-        return (self.first.treatment, self.hypotheses)
+    def later(self) -> tuple[SecondCourse, ...]:
+        """Every infusion after the first, in order; none in a comparator."""
+        return () if self.no_second or self.bispecific or self.second is None else (self.second, *self.then)
 
     @property
     def days_after_progression(self) -> float:
@@ -203,8 +269,10 @@ class Scenario(_Table):
 
     @property
     def second_label(self) -> str:
-        """Name of the second product, or `none`."""
-        return "none" if self.no_second or self.second is None else self.second.product
+        """Name of the second product, `bispecific`, or `none`."""
+        if self.bispecific:
+            return "bispecific"
+        return self.later[0].product if self.later else "none"
 
 
 class Settings(_Table):
@@ -222,6 +290,10 @@ class Settings(_Table):
         By M-protein rules, or by the hazard fitted to progression times (run on a real cohort).
     level : float
         Level of the intervals.
+    confirm_response, confirm_progression : bool
+        Whether they have to hold at the next visit too.
+    extinction : bool
+        Whether a tumour of few cells may die out by chance (`reinfuse.model.extinction`).
     """
 
     visit_every_days: int = Field(default=28, ge=1, le=182)
@@ -229,6 +301,30 @@ class Settings(_Table):
     second_horizon_months: float = Field(default=60.0, ge=24, le=240)
     progression: Literal["mprotein", "hazard"] = "mprotein"
     level: float = Field(default=0.95, gt=0.5, lt=1)
+    confirm_response: bool = True
+    confirm_progression: bool = False
+    extinction: bool = False
+
+
+class Bispecific(_Table):
+    """A bispecific antibody against BCMA, given from a day on until progression; it kills by the patient's own T cells.
+
+    Its killing is ``killing`` times the fitness of these, ``(1 - Q) ** power``, less in a suppressive microenvironment;
+    BCMA-low cells are bystanders, as to CAR-T cells.
+
+    Attributes
+    ----------
+    killing : float
+        Highest rate of killing, 1/d (CAL: see `docs/retreatment.md`).
+    killing_log_sd : float
+        Its spread between patients (ASSUMED).
+    power : float
+        How steeply dysfunction costs killing (ASSUMED).
+    """
+
+    killing: float = Field(default=0.2, gt=0, le=100)
+    killing_log_sd: float = Field(default=1.0, ge=0, le=5)
+    power: float = Field(default=2.0, ge=0, le=20)
 
 
 class ScenarioFile(_Table):
@@ -242,6 +338,10 @@ class ScenarioFile(_Table):
     settings : Settings
     scenarios : list of Scenario
         The `[[scenario]]` tables.
+    worlds : list of World
+        The `[[world]]` tables: hypotheses under which every scenario is run, and their weights; `WORLDS` if left out.
+    bispecific : Bispecific
+        The `[bispecific]` table.
     products : dict of str to Product
         The file's own products by name, beside those that are known.
     """
@@ -252,6 +352,8 @@ class ScenarioFile(_Table):
     anchor: str | None = None
     settings: Settings = Settings()
     scenarios: list[Scenario] = Field(alias="scenario", min_length=1)
+    worlds: list[World] = Field(default=list(WORLDS), alias="world", min_length=1)
+    bispecific: Bispecific = Bispecific()
     products: dict[str, Product] = Field(default_factory=dict, alias="product")
 
     @field_validator("products", mode="before")
@@ -273,12 +375,20 @@ class ScenarioFile(_Table):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"scenario name {twice[0]!r} stands twice; give each scenario its own name")
+        worlds = [world.name for world in self.worlds]
+        if len(set(worlds)) < len(worlds) or "stacked" in worlds:
+            raise ValueError(
+                f"worlds are named {', '.join(map(repr, worlds))}; give each its own name, and none 'stacked'"
+            )
+        if not sum(world.weight for world in self.worlds) > 0:
+            raise ValueError("the weights of all worlds are 0; give one of them a weight")
         if self.anchor is not None and self.anchor not in names:
             raise ValueError(
                 f"anchor is {self.anchor!r}, which is no scenario; use one of {', '.join(map(repr, names))}"
             )
         for index, scenario in enumerate(self.scenarios):
-            for key, course in (("first", scenario.first), ("second", scenario.second)):
+            further = ((f"then[{i}]", course) for i, course in enumerate(scenario.then, start=1))
+            for key, course in (("first", scenario.first), ("second", scenario.second), *further):
                 if course is not None and course.product not in self.products:
                     try:
                         known_product(course.product)
@@ -303,9 +413,15 @@ class ScenarioFile(_Table):
         return self.products[name] if name in self.products else known_product(name)
 
     @property
+    def weights(self) -> dict[str, float]:
+        """Weight of each world in the stacked answer, summing to 1."""
+        total = sum(world.weight for world in self.worlds)
+        return {world.name: world.weight / total for world in self.worlds}
+
+    @property
     def product_names(self) -> tuple[str, ...]:
         """Every product that a scenario uses, in order of first use."""
-        courses = [c for s in self.scenarios for c in (s.first, s.second) if c is not None]
+        courses = [c for s in self.scenarios for c in (s.first, s.second, *s.then) if c is not None]
         return tuple(dict.fromkeys(course.product for course in courses))
 
 

@@ -14,7 +14,7 @@ estimated numbers have taken up its share of the scatter between patients.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Final, Literal, Protocol, Self
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,9 @@ from reinfuse.model.parameters import (
 from reinfuse.model.products import Product
 
 from ..run import RunFolder
+
+if TYPE_CHECKING:
+    from .real_patient import Observed
 
 type Floats = NDArray[np.float64]
 type Ints = NDArray[np.int64]
@@ -142,6 +145,10 @@ class PopulationDraws(Protocol):
     def source(self) -> str:
         """Say in words where the numbers come from."""
 
+    @property
+    def observed(self) -> "Observed | None":
+        """What was seen of the one real patient whose continuations these are; None: nobody's."""
+
     def sample(self, n: int, rng: np.random.Generator, *, first: int = 0) -> VirtualPatients:
         """Draw n virtual patients; patient i belongs to draw (first + i) modulo `n_draws`."""
 
@@ -180,6 +187,7 @@ class SampledPopulation:
     prior_only: frozenset[str]
     source: str
     second_infusions: bool = False
+    observed: "Observed | None" = None
     fixed: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
@@ -305,10 +313,8 @@ def from_run(
             f"{run.path} is a fit of the model {own['name']!r}; the scenarios are of CAR-T cells. Compare doses of a "
             "model of your own with reinfuse.fits.experiments.compare_arms."
         )
-    tree = run.posterior()
-    posterior = tree["posterior"].to_dataset().stack(sample=("chain", "draw"), create_index=False)
+    posterior, chosen = posterior_rows(run, n_draws)
     total = posterior.sizes["sample"]
-    chosen = np.unique(np.linspace(0, total - 1, min(n_draws, total)).round().astype(np.int64))
     written = run.provenance
     options: OptionsName = "reference" if _options_name(written.get("options")) == "reference" else "real"
     variant = VARIANTS.get(str(written.get("variant", "full")), VARIANTS["full"])
@@ -333,6 +339,13 @@ def from_run(
         second_infusions=_has_second_infusions(run),
         fixed=variant.parameters,
     )
+
+
+def posterior_rows(run: RunFolder, n_draws: int) -> tuple[xr.Dataset, Ints]:
+    """The posterior of a run, chains stacked as ``sample``, and which samples make up so many draws, evenly spaced."""
+    posterior = run.posterior()["posterior"].to_dataset().stack(sample=("chain", "draw"), create_index=False)
+    total = posterior.sizes["sample"]
+    return posterior, np.unique(np.linspace(0, total - 1, min(n_draws, total)).round().astype(np.int64))
 
 
 def _individual_rows(options: OptionsName, variant: Variant) -> dict[str, Parameter]:

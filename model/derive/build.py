@@ -83,9 +83,9 @@ class Kernel:
         """What the solvers need to know of the model (`kernels.interface`)."""
         return _table(self.module)
 
-    def simulate(self, *args: Any, land: bool = True) -> None:
+    def simulate(self, theta: Any, *args: Any, land: bool = True, since: Any = None) -> None:
         """Read-outs of patients: `kernels.driver.simulate`, without its first argument."""
-        self.solver.simulate(self.table, *args, land)
+        self.solver.simulate(self.table, theta, *args, land, np.zeros(len(theta)) if since is None else since)
 
     def loglik_grad(self, *args: Any) -> None:
         """Log-likelihoods and gradients: `kernels.driver.loglik_grad`, without its first argument."""

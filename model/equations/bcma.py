@@ -25,6 +25,7 @@ from .definition import OdeModel, State, Values
 EMPTY = 1e-30  # cells/µL of a product not yet infused
 AT_ONCE = 1e-9  # d, keeps the logarithm of the time since infusion finite
 EARLY = 10.0  # d after infusion: until then leukopenia inflates copies per µg; from then progression counts
+UNFIT = 1e-6  # least fitness of host T cells, keeps its logarithm finite
 IMMUNOFIXATION = 0.05  # g/dL added to M-protein before its logarithm is compared
 
 
@@ -45,12 +46,15 @@ class Options:
         and patients whose cells do not expand would be explained by it.
     hazard
         Progression is a hazard driven by burden and growth.
+    engager
+        A bispecific antibody may be given: it kills by the patient's own T cells, whose fitness is ``1 - Q``.
     """
 
     lag: bool = False
     burden_scaled_sbcma: bool = False
     antigen_independent_memory: bool = False
     hazard: bool = False
+    engager: bool = False
 
 
 OPTIONS = {"reference": Options(), "real": Options(True, True, True, True)}
@@ -91,7 +95,7 @@ def build(infusions: int, options: Options) -> OdeModel:
             "S": baseline_sbcma(p) + p.Sbg,
         }
         y |= {f"{cell}{j}": EMPTY for cell in "EMX" for j in slots} | {"H": 0.0}
-        h = {"last": 0.0, "ld": 0.0, "gate": 1.0}
+        h = {"last": 0.0, "ld": 0.0, "gate": 1.0} | ({"engaged": 0.0} if options.engager else {})
         h |= {f"{name}{j}": 0.0 for name in ("on", "f", "qx") for j in slots} | {f"Qaph{j}": p.Q0 for j in slots}
         return y, h
 
@@ -130,6 +134,9 @@ def build(infusions: int, options: Options) -> OdeModel:
 
         return event
 
+    def engagement(y: Any, h: Any, p: Any) -> tuple[Values, Values]:
+        return {}, {"engaged": 1.0}
+
     def assessment(y: Any, h: Any, p: Any) -> tuple[Values, Values]:
         return {"H": 0.0}, {}
 
@@ -150,6 +157,9 @@ def build(infusions: int, options: Options) -> OdeModel:
             f = of(h, j).on * (mine.E + p.xi * mine.X)
             potency = p.k * product.m0 * exp(-p.sres * (j - 1))
             kill = kill + potency * f / (p.KE * product.h + f + p.w * y.Ts / p.VT)
+        if options.engager:
+            fitness = maximum(1.0 - y.Q, UNFIT)
+            kill = kill + h.engaged * p.kbs * exp(p.gbs * log(fitness))
         kill = kill * (1.0 - p.bK * s)
         room = 1.0 - b / p.KB
         growth_s = p.r * alive(y.Ts) * room - kill * y.Ts / (y.Ts + 1e-3)
@@ -242,5 +252,8 @@ def build(infusions: int, options: Options) -> OdeModel:
         events[f"infusion_{j}"] = infusion(j)
         if options.hazard:
             events[f"assessment_{j}"] = assessment
-    held = ("last", "ld", "gate", *(f"{name}{j}" for j in slots for name in ("on", "f", "qx", "Qaph")))
+    if options.engager:
+        events["engagement"] = engagement
+    extra = ("engaged",) if options.engager else ()
+    held = ("last", "ld", "gate", *extra, *(f"{name}{j}" for j in slots for name in ("on", "f", "qx", "Qaph")))
     return OdeModel("bcma", states, held, start, rates, readouts, events, observations)

@@ -124,10 +124,11 @@ def simulate(
     out: Any,
     status: Any,
     land: bool,
+    since: Any,
 ) -> None:
     """Read-outs of all patients at ``times`` (T,): writes ``out`` (n, T, nr), NaN if unsolved, ``status``.
 
-    ``land`` as in `forward`.
+    Patient ``i`` counts the times from day ``since[i]`` (n,); ``land`` as in `forward`.
     """
     ns, nh, nc = model[NS], model[NH], model[NC]
     n = theta.shape[0]
@@ -142,7 +143,7 @@ def simulate(
         ob_time = np.empty((b, m))
         for p in range(b):
             for j in range(m):
-                ob_time[p, j] = times[j]
+                ob_time[p, j] = since[low + p] + times[j]
         never = b < 0  # not the constant, for which Numba would compile the implicit solver once more
         whole = np.zeros((1, 1), np.int64)
         real = np.zeros((1, 1))

@@ -1,0 +1,403 @@
+"""The unit of work of an experiment: one block of candidates, through every course of every arm.
+
+A block is known by its number and the seed; all its random numbers come from these two, so it gives the same rows on
+whatever machine, and beside whatever other blocks, it is done. Candidates are treated with the first product of every
+distinct first course and kept where a real patient would have been: alive, progressed within the horizon, in a group
+that the scenario looks at. Those kept go through their later courses under every arm with the same parameters and the
+same luck. Nothing here edits a patient.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from reinfuse.model.course import Engager, Infusion
+from reinfuse.model.parameters import DAYS_PER_MONTH, table
+from reinfuse.model.response import ResponseRules
+from reinfuse.model.simulate import solved
+
+from .arms import arm_parameters, engager, first_infusion, later_infusion, next_infusion_day
+from .luck import Luck
+from .outcomes import (
+    ANTIGEN_LOSS_SHARE,
+    PEAK_DAYS,
+    CourseOutcome,
+    Flags,
+    Floats,
+    Labels,
+    classify,
+    read_course,
+    selected,
+)
+from .scenarios import Scenario, ScenarioFile, SecondCourse, World
+from .virtual_patients import PopulationDraws, VirtualPatients
+
+type Integers = NDArray[np.int64]
+#: `reinfuse.model.simulate.simulate_population`, or what stands in for it: course, times, parameters, options,
+#: tolerance, read-outs, since, engager by name; dims patient and time, `status` per patient.
+type Simulator = Callable[..., xr.Dataset]
+#: Places of a scenario and of a world in the file: an arm.
+type Arm = tuple[int, int]
+
+#: Candidates drawn and simulated together.
+BLOCK: Final = 1024
+#: Tolerance of the simulations: response classes and visits do not see more (`docs/retreatment.md`).
+TOLERANCE: Final = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Block:
+    """What is to be done: picklable, so that any process can do it.
+
+    Attributes
+    ----------
+    number, seed : int
+        Fix all random numbers.
+    file : ScenarioFile
+    population : PopulationDraws
+    arms : tuple of Arm
+        Those that still want patients.
+    most : int
+        Patients of an arm that are wanted from this block at most.
+    simulate : callable, optional
+        The model's own simulator when None.
+    """
+
+    number: int
+    seed: int
+    file: ScenarioFile
+    population: PopulationDraws
+    arms: tuple[Arm, ...]
+    most: int = BLOCK
+    simulate: Simulator | None = None
+
+
+@dataclass(kw_only=True)
+class Acceptance:
+    """How candidates of an arm became its patients.
+
+    Attributes
+    ----------
+    candidates
+        Virtual patients treated with the first product.
+    not_simulated
+        Of these, those whose simulation failed.
+    not_judged
+        Those without measurable M-protein at the start.
+    died
+        Those who died without relapse before progression.
+    not_progressed
+        Those free of progression at the end of the first horizon.
+    other_group
+        Those who progressed but whose first response the scenario does not look at.
+    met
+        Those who met all conditions.
+    kept
+        Patients of the arm: as many of these as were asked for.
+    """
+
+    candidates: int = 0
+    not_simulated: int = 0
+    not_judged: int = 0
+    died: int = 0
+    not_progressed: int = 0
+    other_group: int = 0
+    met: int = 0
+    kept: int = 0
+
+    @property
+    def share(self) -> float:
+        """Share of candidates that met the scenario's conditions."""
+        return self.met / self.candidates if self.candidates else float("nan")
+
+    def add(self, other: "Acceptance") -> None:
+        """Count another block's candidates too; whom to keep is decided by whoever adds."""
+        for name in ("candidates", "not_simulated", "not_judged", "died", "not_progressed", "other_group", "met"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """What a block gave for an arm: how candidates fared, and the rows of those kept, by column."""
+
+    arm: Arm
+    acceptance: Acceptance
+    columns: dict[str, NDArray[Any]]
+
+    @property
+    def rows(self) -> int:
+        """How many patients."""
+        return len(self.columns["patient"])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _First:
+    """First courses of a block under one treatment and one set of hypotheses."""
+
+    outcome: CourseOutcome
+    group: Labels
+    simulated: Flags
+    judged: Flags
+    mprotein: Floats  # (n, visits), of the untreated relapse too
+
+    @property
+    def progressed(self) -> Flags:
+        return np.asarray(self.outcome.pfs_event == "progression")
+
+    @property
+    def died(self) -> Flags:
+        return np.asarray(self.outcome.pfs_event == "death")
+
+    @property
+    def eligible(self) -> Flags:
+        return np.asarray(self.simulated & self.judged & self.progressed & ~self.died)
+
+
+def run_block(task: Block) -> list[Part]:
+    """Do a block.
+
+    Parameters
+    ----------
+    task
+        What is to be done.
+
+    Returns
+    -------
+    list of Part
+        One for each arm of the task, in its order.
+    """
+    return _Work(task).parts()
+
+
+class _Work:
+    """A block while it is done."""
+
+    def __init__(self, task: Block) -> None:
+        rng = np.random.default_rng(np.random.SeedSequence(task.seed, spawn_key=(task.number,)))
+        self.task, self.file, self.population = task, task.file, task.population
+        self.virtual = task.population.sample(BLOCK, rng, first=task.number * BLOCK)
+        self.luck = Luck.draw(BLOCK, rng)
+        self.numbers = task.number * BLOCK + np.arange(BLOCK, dtype=np.int64)
+        self.simulate = task.simulate or _models_own()
+        self.rows = table(task.population.options)
+        settings = task.file.settings
+        self.rules = ResponseRules(
+            visit_interval=float(settings.visit_every_days),
+            confirm_response=settings.confirm_response,
+            confirm_progression=settings.confirm_progression,
+        )
+        self.first_days = float(np.ceil(settings.first_horizon_months * DAYS_PER_MONTH))
+        self.later_days = float(np.ceil(settings.second_horizon_months * DAYS_PER_MONTH))
+        self.by_hazard = settings.progression == "hazard"
+
+    def parts(self) -> list[Part]:
+        """Go through the arms; those with the same first course share it."""
+        firsts: dict[Any, _First] = {}
+        found = []
+        for arm in self.task.arms:
+            scenario, world = self.file.scenarios[arm[0]], self.file.worlds[arm[1]]
+            key = scenario.first_key(world)
+            if key not in firsts:
+                firsts[key] = self._first(scenario, world)
+            acceptance, rows = self._keep(scenario, firsts[key])
+            columns = _Later(self, scenario, world, firsts[key], rows).columns()
+            found.append(Part(arm=arm, acceptance=acceptance, columns=columns))
+        return found
+
+    # ------------------------------------------------------------------------------------- courses
+
+    @cached_property
+    def _death_rate(self) -> Floats:
+        """Hazard of death without relapse, (BLOCK,)."""
+        given = self.virtual.parameters.get("hD")
+        return np.full(BLOCK, self.rows["hD"].median) if given is None else given
+
+    def death_days(self, luck: Floats, rows: Integers) -> Floats:
+        """Days to death without relapse."""
+        with np.errstate(divide="ignore"):
+            return luck[rows] / self._death_rate[rows]
+
+    def grid(self, until: float) -> Floats:
+        """Days after an infusion: daily at first, then at visits, and the last day of follow-up."""
+        fine = np.arange(0.0, min(PEAK_DAYS, until) + 1.0)
+        return np.unique(np.concatenate([fine, self.visits(until), [until]]))
+
+    def visits(self, until: float) -> Floats:
+        """Days of visits, the infusion's own among them."""
+        return np.arange(0.0, until + 0.5, self.rules.visit_interval)
+
+    def follow(
+        self,
+        course: Sequence[Infusion],
+        virtual: VirtualPatients,
+        scenario: Scenario,
+        world: World,
+        *,
+        days: float,
+        since: Floats | None = None,
+        antibody: Engager | None = None,
+    ) -> xr.Dataset:
+        """Simulate patients for so many days from a day of each on."""
+        wanted = ["Ts", "Tr", "mprotein", "cart", *(["cumhaz"] if self.by_hazard else [])]
+        wanted += [f"Qaph{len(course)}"] if len(course) > 1 else []
+        return self.simulate(
+            course=course,
+            times=self.grid(days),
+            parameters=arm_parameters(virtual, scenario, world, course, self.rows),
+            options=self.population.options,
+            readouts=wanted,
+            tolerance=TOLERANCE,
+            since=since,
+            engager=antibody,
+        )
+
+    def judge(self, simulated: xr.Dataset, *, days: float, death: Floats, hazard: Floats) -> CourseOutcome:
+        """Judge one course of some patients, from the day that their times count from."""
+        return read_course(
+            simulated,
+            start=np.zeros(death.size),
+            follow_up=days,
+            death_days=death,
+            rules=self.rules,
+            hazard_threshold=hazard if self.by_hazard else None,
+        )
+
+    def _first(self, scenario: Scenario, world: World) -> _First:
+        everyone = np.arange(BLOCK)
+        observed = self.population.observed
+        infusion = first_infusion(scenario, self.file) if observed is None else observed.infusion(self.file)
+        simulated = self.follow([infusion], self.virtual, scenario, world, days=self.first_days)
+        death = self.death_days(self.luck.death(1), everyone)
+        outcome = self.judge(simulated, days=self.first_days, death=death, hazard=self.luck.hazard(1))
+        if observed is not None:
+            outcome = observed.condition(outcome)
+        at = np.searchsorted(simulated["time"].to_numpy(), self.visits(self.first_days))
+        return _First(
+            outcome=outcome,
+            group=classify(outcome),
+            simulated=solved(simulated["status"].to_numpy()),
+            judged=~np.isnan(outcome.progression_days),
+            mprotein=simulated["mprotein"].transpose("patient", "time").to_numpy()[:, at],
+        )
+
+    def _keep(self, scenario: Scenario, first: _First) -> tuple[Acceptance, Integers]:
+        """Candidates that become patients of an arm, and the others counted by reason."""
+        if self.population.observed is None:
+            chosen = first.eligible & selected(first.outcome, first.group, scenario)
+        else:
+            chosen = first.eligible
+        judged = first.simulated & first.judged
+        rows = np.flatnonzero(chosen)
+        acceptance = Acceptance(
+            candidates=BLOCK,
+            not_simulated=int(np.count_nonzero(~first.simulated)),
+            not_judged=int(np.count_nonzero(first.simulated & ~first.judged)),
+            died=int(np.count_nonzero(judged & first.died)),
+            not_progressed=int(np.count_nonzero(judged & ~first.died & ~first.progressed)),
+            other_group=int(np.count_nonzero(first.eligible & ~chosen)),
+            met=int(rows.size),
+        )
+        return acceptance, rows[: self.task.most]
+
+
+class _Later:
+    """Later courses of the patients of one arm."""
+
+    def __init__(self, work: _Work, scenario: Scenario, world: World, first: _First, rows: Integers) -> None:
+        self.work, self.scenario, self.world, self.first, self.rows = work, scenario, world, first, rows
+        self.virtual = work.virtual.subset(rows)
+        observed = work.population.observed
+        self.course: list[Infusion] = [
+            first_infusion(scenario, work.file) if observed is None else observed.infusion(work.file)
+        ]
+        self.failed = np.zeros(rows.size, dtype=np.bool_)
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The arm's rows, by column of `engine.OUTCOME_COLUMNS`, labels as text."""
+        first, rows = self.first.outcome.take(self.rows), self.rows
+        plans: Sequence[SecondCourse | None] = self.scenario.later or (None,)
+        progression = first.progression_days
+        day = self._next_day(progression, plans[0])
+        out = {
+            "patient": self.work.numbers[rows],
+            "draw": self.virtual.draw,
+            "group": self.first.group[rows],
+            "antigen_loss": first.antigen_low > ANTIGEN_LOSS_SHARE,
+            "infusion_day": day,
+        }
+        courses: dict[str, NDArray[Any]] = dict(first.columns(1))
+        given = np.ones(rows.size, dtype=np.int8)
+        for k, plan in enumerate(plans, start=2):
+            day = day if k == 2 else self._next_day(progression, plan)
+            waited = np.where(np.isfinite(day), day - progression, np.inf)
+            death = self.work.death_days(self.work.luck.death(k), rows) - waited
+            infused = np.isfinite(day) & (death > 0) & (given == k - 1)
+            outcome, dysfunction = self._one(k, plan, day, np.maximum(death, 0.0))
+            courses |= outcome.columns(k, exposed=plan is not None)
+            if k == 2:
+                out |= {"infused": infused, "q_apheresis": dysfunction}
+                courses["pfs_from_relapse_days"] = waited + outcome.pfs_days
+            given = np.where(infused, k, given).astype(np.int8)
+            over = infused & (outcome.pfs_event == "progression")
+            progression = np.where(over, day + outcome.progression_days, np.inf)
+        return out | {"failed": self.failed, "courses": given} | courses
+
+    def _next_day(self, progression: Floats, plan: SecondCourse | None) -> Floats:
+        """Day of the next infusion; +inf where there is none."""
+        begin = progression
+        if self.scenario.wait_and_see and plan is self.scenario.second:
+            begin = self._risen(progression)
+        return next_infusion_day(begin, self.scenario if plan is None else plan)
+
+    def _risen(self, progression: Floats) -> Floats:
+        """First visit from progression on at which M-protein has risen as far as the scenario waits for."""
+        protein, visits = self.first.mprotein[self.rows], self.work.visits(self.work.first_days)
+        at = np.searchsorted(visits, np.where(np.isfinite(progression), progression, 0.0))
+        then = np.take_along_axis(protein, np.minimum(at, visits.size - 1)[:, None], axis=1)
+        beyond = (protein >= self.scenario.wait_rise * then) & (visits >= progression[:, None])
+        return np.where(beyond.any(axis=1), visits[beyond.argmax(axis=1)], np.inf)
+
+    def _one(self, k: int, plan: SecondCourse | None, day: Floats, death: Floats) -> tuple[CourseOutcome, Floats]:
+        """Course ``k`` of those who get to it; the others have the outcome of nobody."""
+        work, who = self.work, np.flatnonzero(np.isfinite(day))
+        antibody = None
+        if plan is not None:
+            self.course.append(later_infusion(plan, work.file, day))
+        elif self.scenario.bispecific:
+            antibody = engager(work.file.bispecific, day[who], work.luck.antibody[self.rows[who]])
+        dysfunction = np.full(day.size, np.nan)
+        if not who.size:
+            return CourseOutcome.nobody(day.size), dysfunction
+        course = [self.course[0], *(_of_some(infusion, who) for infusion in self.course[1:])]
+        simulated = work.follow(
+            course,
+            self.virtual.subset(who),
+            self.scenario,
+            self.world,
+            days=work.later_days,
+            since=day[who],
+            antibody=antibody,
+        )
+        hazard = work.luck.hazard(k)[self.rows[who]]
+        outcome = work.judge(simulated, days=work.later_days, death=death[who], hazard=hazard)
+        self.failed[who] |= ~solved(simulated["status"].to_numpy())
+        if plan is not None:
+            dysfunction[who] = simulated[f"Qaph{k}"].transpose("patient", "time").to_numpy()[:, 0]
+        return outcome.scattered(who, day.size), dysfunction
+
+
+def _of_some(infusion: Infusion, who: Integers) -> Infusion:
+    """The same infusion, for some of the patients."""
+    return replace(infusion, day=np.asarray(infusion.day)[who])
+
+
+def _models_own() -> Simulator:
+    from reinfuse.model.simulate import simulate_population
+
+    # steps that do not end on visits: a patient's numbers must not depend on what else is asked for
+    return partial(simulate_population, land=False)
