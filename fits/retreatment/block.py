@@ -334,7 +334,7 @@ class _Later:
         given = np.ones(rows.size, dtype=np.int8)
         for k, plan in enumerate(plans, start=2):
             day = day if k == 2 else self._next_day(progression, plan)
-            waited = np.where(np.isfinite(day), day - progression, np.inf)
+            waited = np.where(np.isfinite(day), day, np.inf) - np.where(np.isfinite(day), progression, 0.0)
             death = self.work.death_days(self.work.luck.death(k), rows) - waited
             infused = np.isfinite(day) & (death > 0) & (given == k - 1)
             outcome, dysfunction = self._one(k, plan, day, np.maximum(death, 0.0))

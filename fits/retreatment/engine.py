@@ -123,7 +123,7 @@ def run(
             for parts in _in_order(tasks, alone=alone, cores=cores, cluster=cluster):
                 for part in parts:
                     kept = _take(acceptance[part.arm], part, patients)
-                    writer.add(*names[part.arm], part.columns, kept)
+                    writer.add(file.scenarios[part.arm[0]], file.worlds[part.arm[1]], part.columns, kept)
                     failures += int(np.count_nonzero(part.columns["failed"][:kept]))
                     if progress is not None and kept:
                         progress(float(kept))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.response import Response
 
-from .scenarios import GROUPS, ScenarioFile
+from .scenarios import GROUPS, Scenario, ScenarioFile, World
 
 #: Rows of an arm that are written together.
 GROUP_ROWS: Final = 32_768
@@ -131,17 +131,23 @@ class OutcomeWriter:
             return pa.bool_()
         return {"patient": pa.int64(), "draw": pa.int32(), "courses": pa.int8()}.get(stem, pa.float32())
 
-    def add(self, scenario: str, world: str, columns: Mapping[str, NDArray[Any]], rows: int) -> None:
+    def add(self, scenario: Scenario, world: World, columns: Mapping[str, NDArray[Any]], rows: int) -> None:
         """Add the first rows of an arm's columns; what is missing is absent (NaN, false, not evaluable)."""
         if rows == 0:
             return
         given = {name: values[:rows] for name, values in columns.items()}
-        given |= {"scenario": np.full(rows, scenario), "world": np.full(rows, world)}
+        same = {
+            "scenario": scenario.name,
+            "world": world.name,
+            "first_product": scenario.first.product,
+            "second_product": scenario.second_label,
+        }
+        given |= {name: np.full(rows, label) for name, label in same.items()}
         arrays = [self._array(name, given.get(name), rows) for name in self.names]
-        waiting = self._waiting.setdefault((scenario, world), [])
+        waiting = self._waiting.setdefault((scenario.name, world.name), [])
         waiting.append(pa.Table.from_arrays(arrays, schema=self.schema))
         if sum(table.num_rows for table in waiting) >= GROUP_ROWS:
-            self._flush((scenario, world))
+            self._flush((scenario.name, world.name))
 
     def _array(self, name: str, values: NDArray[Any] | None, rows: int) -> pa.Array:
         stem, kind = self._stem(name), self._type(name)

@@ -8,7 +8,7 @@ import xarray as xr
 
 from reinfuse.fits.retreatment import scenarios
 from reinfuse.fits.retreatment.virtual_patients import SampledPopulation
-from reinfuse.model.course import Infusion, resolve
+from reinfuse.model.course import Engager, Infusion, resolve
 from reinfuse.model.parameters import REFERENCE, VARIANTS, to_transformed
 
 KILL_DAYS = 30.0
@@ -21,20 +21,24 @@ def toy(
     parameters: Mapping[str, np.ndarray],
     options: str = "reference",
     tolerance: float = 1e-6,
+    readouts: Sequence[str] | None = None,
+    since: np.ndarray | None = None,
+    engager: Engager | None = None,
 ) -> xr.Dataset:
     """ln(burden) falls by `rho` in the 30 days after an infusion and grows at `r`; M-protein follows at once.
 
     A second product kills `sline` less; BCMA-low cells grow undisturbed. Patients with kX < 0 fail.
     """
     n = next(np.asarray(v).size for v in parameters.values() if np.ndim(v) == 1)
-    t = np.asarray(times, dtype=float)[None, :]
+    begin = np.zeros(n) if since is None else np.asarray(since, dtype=float)
+    t = np.asarray(times, dtype=float)[None, :] + begin[:, None]
 
     def value(name: str) -> np.ndarray:
         return np.broadcast_to(np.asarray(parameters[name], dtype=float), (n,))[:, None]
 
     log_sensitive = np.log(value("B0")) + value("r") * t
     log_low = np.log(value("fr") * value("B0")) + value("r") * t
-    cart = np.zeros((n, t.size))
+    cart = np.zeros(t.shape)
     for item in resolve(course):
         day = np.broadcast_to(item.day, (n,))[:, None]
         given = np.broadcast_to(item.dose, (n,))[:, None] > 0
@@ -45,6 +49,9 @@ def toy(
         log_sensitive = log_sensitive - strength * since + bridge
         log_low = log_low + bridge
         cart = cart + np.where(t >= day, 100.0 * np.exp(-(((t - day - 10.0) / 10.0) ** 2)), 0.0)
+    if engager is not None:
+        day, killing = (np.broadcast_to(x, (n,))[:, None] for x in (engager.day, engager.killing))
+        log_sensitive = log_sensitive - killing * np.clip(t - day, 0.0, None)
     sensitive, low = np.exp(log_sensitive), np.exp(log_low)
     failed = np.broadcast_to(value("kX")[:, 0] < 0, (n,))
     protein = value("P0") * (sensitive + low) / value("B0")
@@ -55,11 +62,11 @@ def toy(
         "Tr": (dims, low),
         "mprotein": (dims, protein),
         "cart": (dims, cart),
-        "Qaph2": (dims, np.broadcast_to(value("Q0"), cart.shape)),
+        **{f"Qaph{k}": (dims, np.broadcast_to(value("Q0"), cart.shape)) for k in range(2, len(course) + 1)},
         "cumhaz": (dims, np.broadcast_to(0.001 * t, cart.shape)),
         "status": (("patient",), failed.astype(int)),
     }
-    return xr.Dataset(data, coords={"time": t[0]})
+    return xr.Dataset(data, coords={"time": np.asarray(times, dtype=float)})
 
 
 def toy_population(n_draws: int = 20, **changes: tuple[float, float]) -> SampledPopulation:

@@ -5,17 +5,18 @@ from reinfuse.fits.retreatment.arms import (
     HYPOTHESES,
     arm_parameters,
     first_infusion,
-    infusion_day,
-    second_infusion,
+    later_infusion,
+    next_infusion_day,
     slot_parameters,
     under_hypotheses,
 )
-from reinfuse.fits.retreatment.scenarios import parse
+from reinfuse.fits.retreatment.scenarios import WORLDS, parse
 from reinfuse.fits.retreatment.virtual_patients import VirtualPatients
 from reinfuse.model.course import resolve
 from reinfuse.model.parameters import REFERENCE
 from reinfuse.model.products import product
 
+AS_ASSUMED = WORLDS[0]
 HEAD = '[[scenario]]\nname = "a"\nfirst.product = "ide-cel"\nsecond.product = "cilta-cel"\n'
 
 
@@ -32,7 +33,7 @@ def medians(n=3):
 def test_a_hypothesis_that_is_off_is_off_and_touches_nothing_else(hypothesis):
     _, off = scenario(f"{hypothesis} = false\n")
     before = medians()
-    after = under_hypotheses(before, off, REFERENCE)
+    after = under_hypotheses(before, off.hypotheses(AS_ASSUMED), REFERENCE)
     for name, values in before.items():
         expected = np.zeros(3) if name in HYPOTHESES[hypothesis] else values
         np.testing.assert_array_equal(after[name], expected, err_msg=name)
@@ -41,7 +42,7 @@ def test_a_hypothesis_that_is_off_is_off_and_touches_nothing_else(hypothesis):
 
 def test_a_multiplier_acts_on_the_odds_of_a_share():
     _, more = scenario("microenvironment = 3\n")
-    after = under_hypotheses(medians(), more, REFERENCE)
+    after = under_hypotheses(medians(), more.hypotheses(AS_ASSUMED), REFERENCE)
     odds = REFERENCE["bK"].median / (1 - REFERENCE["bK"].median)
     np.testing.assert_allclose(after["bK"], 3 * odds / (1 + 3 * odds))
     np.testing.assert_allclose(after["bX"], 3 * REFERENCE["bX"].median)
@@ -50,7 +51,7 @@ def test_a_multiplier_acts_on_the_odds_of_a_share():
 def test_antigen_loss_stays_a_share():
     _, more = scenario("antigen_loss_fraction = 1e8\n")
     parameters = {"fr": np.array([1e-10, 1e-3])}
-    np.testing.assert_allclose(under_hypotheses(parameters, more, REFERENCE)["fr"], [1e-2, 0.5])
+    np.testing.assert_allclose(under_hypotheses(parameters, more.hypotheses(AS_ASSUMED), REFERENCE)["fr"], [1e-2, 0.5])
 
 
 def test_slots_carry_their_products_numbers():
@@ -72,7 +73,7 @@ def test_infusions_say_what_the_scenario_says():
         "first.bridging = 0.8\nsecond.same_scfv = true\n"
     )
     day = np.array([100.0, 388.0])
-    first, second = resolve([first_infusion(arm, file), second_infusion(arm, file, day)])
+    first, second = resolve([first_infusion(arm, file), later_infusion(arm.second, file, day)])
     assert (first.product.name, float(first.bridging), float(first.dose)) == ("ide-cel", 0.8, 4.5e8)
     assert (second.product.name, second.day.tolist()) == ("cilta-cel", [100.0, 388.0])
     assert {float(x) for x in np.ravel(second.dose)} == {1e8}
@@ -83,24 +84,24 @@ def test_infusions_say_what_the_scenario_says():
 
 def test_banked_cells_were_taken_before_therapy():
     file, arm = scenario('second.apheresis = "banked"\n')
-    second = resolve([first_infusion(arm, file), second_infusion(arm, file, np.array([100.0]))])[1]
+    second = resolve([first_infusion(arm, file), later_infusion(arm.second, file, np.array([100.0]))])[1]
     assert (np.ravel(second.apheresis_day) <= 0).all()
 
 
 def test_the_comparator_gets_no_second_infusion():
     file = parse(HEAD.replace('second.product = "cilta-cel"', "no_second = true"))
-    assert second_infusion(file.scenarios[0], file, np.array([100.0])) is None
+    assert file.scenarios[0].later == ()
 
 
 def test_the_second_infusion_falls_on_a_whole_day():
     _, arm = scenario("second.days_after_progression = 30.5\n")
-    np.testing.assert_array_equal(infusion_day(np.array([28.0, 56.2]), arm), [59.0, 87.0])
+    np.testing.assert_array_equal(next_infusion_day(np.array([28.0, 56.2]), arm.second), [59.0, 87.0])
 
 
 def test_arm_parameters_hold_patients_hypotheses_and_slots(population):
     file, off = scenario("host_dysfunction = false\n")
     patients = population.sample(4, np.random.default_rng(0))
-    made = arm_parameters(patients, off, [first_infusion(off, file)], population.rows)
+    made = arm_parameters(patients, off, AS_ASSUMED, [first_infusion(off, file)], population.rows)
     assert set(made) == {*patients.parameters, "occ_1"}
     assert (made["sline"] == 0).all()
     np.testing.assert_array_equal(made["rho"], patients.parameters["rho"])

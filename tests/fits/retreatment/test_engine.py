@@ -1,34 +1,45 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from reinfuse.fits.retreatment import engine, scenarios
-from reinfuse.fits.retreatment.engine import BLOCK, OUTCOME_COLUMNS
+from reinfuse.fits.retreatment.block import BLOCK
+from reinfuse.fits.retreatment.outcome_table import column_names
 from reinfuse.fits.retreatment.virtual_patients import from_prior
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.parameters import DAYS_PER_MONTH
 
 from .conftest import TEXT, toy, toy_population
 
+ONE_WORLD = '[[world]]\nname = "as assumed"\n'
 HEAD = '[[scenario]]\nname = "a"\nfirst.product = "ide-cel"\nsecond.product = "cilta-cel"\n'
 
 
-def run(file, population, patients=150, seed=1, **more):
-    file = scenarios.parse(file) if isinstance(file, str) else file
-    return engine.run(file, population, patients=patients, seed=seed, simulate=toy, **more)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """An experiment on the toy, in one world unless the text names others; its table is read as a whole."""
+
+    def call(file, population, patients=150, seed=1, simulate=toy, **more):
+        if isinstance(file, str):
+            file = scenarios.parse(file if "[[world]]" in file else file + ONE_WORLD)
+        path = tmp_path_factory.mktemp("engine") / "outcomes.parquet"
+        return engine.run(file, population, patients=patients, seed=seed, path=path, simulate=simulate, **more)
+
+    return call
 
 
-def arm(experiment, name):
-    return experiment.outcomes[experiment.outcomes["scenario"] == name].reset_index(drop=True)
+def arm(experiment, name, world="as assumed"):
+    return experiment.outcomes.read(name, world)
 
 
 @pytest.fixture(scope="module")
-def experiment():
+def experiment(run):
     return run(TEXT, toy_population())
 
 
 def test_outcomes_have_the_promised_columns(experiment):
-    assert list(experiment.outcomes.columns) == list(OUTCOME_COLUMNS)
-    assert experiment.outcomes.groupby("scenario").size().tolist() == [150] * 3
+    assert experiment.outcomes.names == column_names(scenarios.parse(TEXT))
+    assert [len(rows) for _, _, rows in experiment.outcomes.parts()] == [150] * 3
     assert experiment.failures == 0
 
 
@@ -57,7 +68,7 @@ def test_the_comparator_has_no_product_and_no_exposure(experiment):
 
 
 def test_everyone_kept_progressed_alive_within_the_horizon(experiment):
-    kept = experiment.outcomes
+    kept = experiment.outcomes.frame()
     assert (kept["pfs_event_1"] == "progression").all()
     assert (kept["pfs_days_1"] <= 60 * DAYS_PER_MONTH + 1).all()
     assert (kept["infusion_day"] == np.ceil(kept["pfs_days_1"] + 60)).all()
@@ -72,7 +83,7 @@ def test_acceptance_adds_up(experiment):
         assert 0 < seen.share < 1
 
 
-def test_a_candidate_is_the_same_in_every_experiment(experiment):
+def test_a_candidate_is_the_same_in_every_experiment(run, experiment):
     fewer = arm(run(HEAD + "second.bridging = 0.5\n", toy_population(), patients=40), "a")
     more = arm(experiment, "two").head(40)
     for column in fewer.columns.drop("scenario"):
@@ -81,13 +92,13 @@ def test_a_candidate_is_the_same_in_every_experiment(experiment):
     assert (other["pfs_days_1"].to_numpy() != more["pfs_days_1"].to_numpy()).any()
 
 
-def test_conditioning_selects_and_never_edits(experiment):
+def test_conditioning_selects_and_never_edits(run, experiment):
     text = HEAD + 'second.bridging = 0.5\nfirst.response = ["durable"]\n'
     durable = run(text, toy_population(), patients=60)
-    rows = durable.outcomes
+    rows = durable.outcomes.frame()
     assert set(rows["group"]) == {"durable"}
-    assert durable.acceptance["a"].other_group > 0
-    assert durable.acceptance["a"].share < experiment.acceptance["two"].share
+    assert durable.acceptance["a", "as assumed"].other_group > 0
+    assert durable.acceptance["a", "as assumed"].share < experiment.acceptance["two", "as assumed"].share
     # the same candidates, unedited, are among those of the experiment without conditions
     both = rows.merge(arm(experiment, "two"), on="patient", suffixes=("", "_all"))
     assert len(both) >= 3
@@ -95,13 +106,84 @@ def test_conditioning_selects_and_never_edits(experiment):
         np.testing.assert_array_equal(both[column].to_numpy(), both[f"{column}_all"].to_numpy())
 
 
-def test_explicit_limits_select():
-    rows = run(HEAD + "first.pfs_months = [6, 9]\n", toy_population(), patients=50).outcomes
+def test_explicit_limits_select(run):
+    rows = run(HEAD + "first.pfs_months = [6, 9]\n", toy_population(), patients=50).outcomes.frame()
     months = rows["pfs_days_1"] / DAYS_PER_MONTH
     assert months.between(6, 9, inclusive="right").all()
 
 
-def test_a_hypothesis_that_is_off_changes_its_arm_only():
+def test_worlds_share_patients_and_switch_one_thing(run):
+    text = HEAD + '[[world]]\nname = "as assumed"\n[[world]]\nname = "null"\nhost_dysfunction = false\n'
+    experiment = run(text, toy_population())
+    assert experiment.outcomes.arms == (("a", "as assumed"), ("a", "null"))
+    with_it, without = arm(experiment, "a"), arm(experiment, "a", "null")
+    np.testing.assert_array_equal(with_it["patient"], without["patient"])
+    assert (without["pfs_days_2"] >= with_it["pfs_days_2"]).all()
+    # a world multiplies what a scenario says: off twice is off once
+    both = run(
+        text.replace('second.product = "cilta-cel"', 'second.product = "cilta-cel"\nhost_dysfunction = 0'),
+        toy_population(),
+    )
+    columns = [c for c in without if c.endswith("_2") and without[c].dtype == np.float32]
+    for world in ("as assumed", "null"):
+        np.testing.assert_array_equal(arm(both, "a", world)[columns], without[columns])
+
+
+def test_a_third_infusion_follows_the_second_progression(run):
+    text = HEAD + '[[scenario.then]]\nproduct = "ide-cel"\ndays_after_progression = 30\n' + HEAD.replace('"a"', '"b"')
+    experiment = run(text, toy_population())
+    three, two = arm(experiment, "a"), arm(experiment, "b")
+    same = [c for c in two if not c.endswith("_3") and c not in ("scenario", "courses")]
+    pd.testing.assert_frame_equal(three[same], two[same])
+    again = three[three["courses"] == 3]
+    assert 0 < len(again) < len(three) + 1
+    assert (again["pfs_event_2"] == "progression").all()
+    assert (again["tmax_3"] == 10).all()
+    rest = three[three["courses"] < 3]
+    assert not rest["evaluable_3"].any() or (rest["pfs_event_2"] == "progression").any()
+    assert rest.loc[rest["pfs_event_2"] != "progression", "pfs_days_3"].isna().all()
+    assert two["pfs_days_3"].isna().all(), "a scenario without a third infusion has no third course"
+
+
+def test_who_waits_is_infused_when_the_protein_has_risen(run):
+    text = HEAD + "wait_and_see = true\nwait_rise = 2.0\n" + HEAD.replace('"a"', '"b"')
+    experiment = run(text, toy_population())
+    waits, goes = (arm(experiment, name).set_index("patient") for name in "ab")
+    both = waits.index.intersection(goes.index[goes["infused"]])
+    delay = (waits.loc[both, "infusion_day"] - goes.loc[both, "infusion_day"]).to_numpy()
+    assert (delay[np.isfinite(delay)] >= 0).all()
+    # the toy's M-protein doubles in ln 2 / r days, seen at a visit; r is 0.02 +- 30 %
+    assert np.median(delay[np.isfinite(delay)]) == pytest.approx(np.log(2) / 0.02, abs=28)
+
+
+def test_a_bispecific_antibody_stands_between_nothing_and_more_of_it(run):
+    text = (
+        "[bispecific]\nkilling = 0.03\nkilling_log_sd = 0\n"
+        + TEXT
+        + '[[scenario]]\nname = "antibody"\nfirst.product = "ide-cel"\nbispecific = true\n'
+    )
+    experiment = run(text, toy_population())
+    antibody, none = arm(experiment, "antibody"), arm(experiment, "none")
+    np.testing.assert_array_equal(antibody["patient"], none["patient"])
+    assert set(antibody["second_product"]) == {"bispecific"}
+    assert (antibody["pfs_days_2"] >= none["pfs_days_2"]).all()
+    assert antibody["pfs_days_2"].mean() > 1.5 * none["pfs_days_2"].mean()
+
+
+def test_time_from_relapse_counts_the_wait(run, experiment):
+    two = arm(experiment, "two")
+    waited = two["infusion_day"] - two["pfs_days_1"]
+    np.testing.assert_allclose(two["pfs_from_relapse_days"], waited + two["pfs_days_2"], rtol=1e-6)
+
+
+def test_the_order_of_arms_does_not_matter(run, experiment):
+    blocks = TEXT.strip().split("\n\n")
+    turned = run("\n\n".join(blocks[::-1]) + "\n", toy_population())
+    for name in ("two", "nothing given", "none"):
+        pd.testing.assert_frame_equal(arm(turned, name), arm(experiment, name), check_categorical=False)
+
+
+def test_a_hypothesis_that_is_off_changes_its_arm_only(run):
     text = HEAD + HEAD.replace('"a"', '"null"') + "host_dysfunction = false\n"
     experiment = run(text, toy_population())
     with_it, without = arm(experiment, "a"), arm(experiment, "null")
@@ -111,7 +193,7 @@ def test_a_hypothesis_that_is_off_changes_its_arm_only():
     assert without["pfs_days_2"].mean() > 1.1 * with_it["pfs_days_2"].mean()
 
 
-def test_who_dies_before_the_second_infusion_is_marked_and_stays_paired():
+def test_who_dies_before_the_second_infusion_is_marked_and_stays_paired(run):
     text = HEAD + "second.days_after_progression = 400\n" + HEAD.replace('"a"', '"b"')
     experiment = run(text, toy_population(hD=(0.001, 0.0)), patients=400)
     late, soon = arm(experiment, "a"), arm(experiment, "b")
@@ -121,49 +203,49 @@ def test_who_dies_before_the_second_infusion_is_marked_and_stays_paired():
     assert soon["infused"][late["infused"]].all(), "who lives to the late infusion lives to the early one"
 
 
-def test_courses_that_fail_are_counted_and_left_out():
+def test_courses_that_fail_are_counted_and_left_out(run):
     population = toy_population(kX=(0.03, 0.0))
 
     def failing(*, course, parameters, **more):
         broken = np.arange(parameters["kX"].size) % 4 == 0
         return toy(course=course, parameters={**parameters, "kX": np.where(broken, -1.0, 0.03)}, **more)
 
-    experiment = engine.run(scenarios.parse(HEAD), population, patients=100, seed=1, simulate=failing)
-    seen = experiment.acceptance["a"]
+    experiment = run(HEAD, population, patients=100, simulate=failing)
+    seen = experiment.acceptance["a", "as assumed"]
     assert seen.not_simulated == seen.candidates / 4
-    assert experiment.failures == experiment.outcomes["failed"].sum() > 0
+    assert experiment.failures == arm(experiment, "a")["failed"].sum() > 0
     assert any("could not be simulated" in caveat for caveat in experiment.caveats)
 
 
-def test_too_few_candidates_are_told():
-    text = HEAD + "first.pfs_months = [16, 20]\n"
+def test_too_few_candidates_are_told(run):
+    text = HEAD + "first.pfs_months = [18, 20]\n"
     experiment = run(text, toy_population(), patients=25)
-    seen = experiment.acceptance["a"]
+    seen = experiment.acceptance["a", "as assumed"]
     assert seen.kept < 25
     assert any(f"only {seen.kept} of 25" in caveat for caveat in experiment.caveats)
     with pytest.raises(ReinfuseError, match=r"none of \d+ virtual patients"):
         run(HEAD + 'first.response = ["antigen-loss"]\n', toy_population(), patients=10)
 
 
-def test_progress_reaches_the_total():
+def test_progress_reaches_the_total(run):
     ticks = []
     run(TEXT, toy_population(), patients=30, progress=ticks.append)
     assert sum(ticks) == 90
 
 
 @pytest.mark.parametrize("patients", [0, -3])
-def test_no_patients_is_refused(file, population, patients):
+def test_no_patients_is_refused(run, file, population, patients):
     with pytest.raises(ReinfuseError, match=f"patients is {patients}"):
         run(file, population, patients=patients)
 
 
-def test_hazards_need_the_model_that_has_them(population):
+def test_hazards_need_the_model_that_has_them(run, population):
     text = '[settings]\nprogression = "hazard"\n' + HEAD
     with pytest.raises(ReinfuseError, match="use 'mprotein'"):
         run(text, population)
 
 
-def test_caveats_say_what_the_figures_rest_on(experiment):
+def test_caveats_say_what_the_figures_rest_on(run, experiment):
     said = " ".join(experiment.caveats)
     for words in (
         "mostly frailty",
@@ -181,11 +263,11 @@ def test_caveats_say_what_the_figures_rest_on(experiment):
 
 
 @pytest.mark.parametrize("options", ["reference", "real"])
-def test_the_models_own_simulator_runs_and_a_second_infusion_of_nothing_is_none(options):
-    file = scenarios.parse(TEXT)
+def test_the_models_own_simulator_runs_and_a_second_infusion_of_nothing_is_none(run, options):
+    file = scenarios.parse(TEXT + ONE_WORLD)
     products = [file.product(name) for name in file.product_names]
     population = from_prior(rng=np.random.default_rng(0), products=products, n_draws=20, options=options)
-    experiment = engine.run(file, population, patients=40, seed=3)
+    experiment = run(file, population, patients=40, seed=3, simulate=None)
     assert experiment.failures == 0
     nothing, none = arm(experiment, "nothing given"), arm(experiment, "none")
     # a slot without cells and lymphodepletion wears the host's T cells (qLD); the tumour does not notice
@@ -193,7 +275,7 @@ def test_the_models_own_simulator_runs_and_a_second_infusion_of_nothing_is_none(
         assert (nothing[column] == none[column]).mean() > 0.95, column
     assert np.median(np.abs(nothing["pfs_days_2"] - none["pfs_days_2"])) == 0
     two = arm(experiment, "two")
-    fewer = arm(engine.run(file, population, patients=15, seed=3), "two")
+    fewer = arm(run(file, population, patients=15, seed=3, simulate=None), "two")
     for column in fewer.columns:
         np.testing.assert_array_equal(fewer[column].to_numpy(), two[column].head(15).to_numpy(), err_msg=column)
     assert two["pfs_days_2"].mean() > none["pfs_days_2"].mean()
@@ -201,11 +283,11 @@ def test_the_models_own_simulator_runs_and_a_second_infusion_of_nothing_is_none(
     assert (two["cmax_2"] > 0).all()
 
 
-def test_progression_by_hazard_runs_on_the_real_cohorts_model():
-    file = scenarios.parse('[settings]\nprogression = "hazard"\n' + TEXT)
+def test_progression_by_hazard_runs_on_the_real_cohorts_model(run):
+    file = scenarios.parse('[settings]\nprogression = "hazard"\n' + TEXT + ONE_WORLD)
     products = [file.product(name) for name in file.product_names]
     population = from_prior(rng=np.random.default_rng(0), products=products, n_draws=20, options="real")
-    experiment = engine.run(file, population, patients=40, seed=3)
+    experiment = run(file, population, patients=40, seed=3, simulate=None)
     two, none = arm(experiment, "two"), arm(experiment, "none")
     assert (two["pfs_event_1"] == "progression").all()
     assert two["pfs_days_2"].mean() > none["pfs_days_2"].mean()

@@ -1,6 +1,6 @@
 import pytest
 
-from reinfuse.fits.retreatment.scenarios import GROUPS, ScenarioError, load, parse
+from reinfuse.fits.retreatment.scenarios import GROUPS, WORLDS, ScenarioError, load, parse
 from reinfuse.model.errors import ReinfuseError
 
 GOOD = """
@@ -33,18 +33,19 @@ def test_the_bundled_file_asks_what_it_promises():
         None,
     )
     assert (anchor.second.days_after_progression, anchor.second.bridging) == (60, 0.3)
-    assert by_name["no host dysfunction"].hypotheses == (0.0, 1.0, 1.0, 1.0)
+    assert by_name["no host dysfunction"].hypotheses(WORLDS[0]) == (0.0, 1.0, 1.0, 1.0)
     assert by_name["ide-cel twice"].second.same_scfv is True
     assert by_name["banked cells"].second.apheresis == "banked"
     assert by_name["no second infusion"].second_label == "none"
     # every arm but the null shares its first courses with the anchor, patient by patient
-    shared = [name for name, scenario in by_name.items() if scenario.first_key == anchor.first_key]
+    key = anchor.first_key(WORLDS[0])
+    shared = [name for name, scenario in by_name.items() if scenario.first_key(WORLDS[0]) == key]
     assert set(by_name) - set(shared) == {"no host dysfunction"}
 
 
 def test_switches_become_multipliers():
     scenario = parse(GOOD + "host_dysfunction = false\nanti_car_immunity = true\nmicroenvironment = 2\n").scenarios[0]
-    assert scenario.hypotheses == (0.0, 1.0, 1.0, 2.0)
+    assert scenario.hypotheses(WORLDS[0]) == (0.0, 1.0, 1.0, 2.0)
 
 
 def test_an_own_product_is_known_in_its_file_only():
@@ -79,8 +80,14 @@ def test_an_own_product_is_known_in_its_file_only():
         ),
         (GOOD.replace('second.product = "cilta-cel"', ""), ["second is missing", "no_second = true"]),
         (GOOD.replace('first.product = "ide-cel"', ""), ["scenario[1].first ('a')", "is missing", "add it"]),
-        (GOOD + "bispecific = true", ["bispecific", "no_second = true"]),
+        (GOOD + "bispecific = true\nno_second = true", ["bispecific", "two scenarios"]),
         (GOOD + GOOD, ["'a' stands twice"]),
+        (GOOD + "wait_and_see = true\nno_second = true", ["wait_and_see", "no_second", "remove one"]),
+        (GOOD + 'no_second = true\n[[scenario.then]]\nproduct = "ide-cel"', ["then", "no_second", "remove one"]),
+        (GOOD + '[[scenario.then]]\nproduct = "ide"', ["then[1].product", "'ide'"]),
+        ('[[world]]\nname = "stacked"\n' + GOOD, ["'stacked'", "its own name"]),
+        ('[[world]]\nname = "x"\nweight = 0\n' + GOOD, ["weights", "0"]),
+        ("[bispecific]\nkilling = -1\n" + GOOD, ["bispecific.killing", "-1"]),
         ('anchor = "b"\n' + GOOD, ["anchor is 'b'", "'a'"]),
         ("[settings]\nsecond_horizon_months = 12\n" + GOOD, ["settings.second_horizon_months", "12", "24"]),
         ("[settings]\nvisit_every_days = 2.5\n" + GOOD, ["settings.visit_every_days", "2.5", "whole number"]),
