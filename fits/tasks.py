@@ -6,6 +6,7 @@ only the process that asked writes, one small file for each task, whole or not a
 where it was, a worker that dies costs no more than the tasks it had in hand, and no result is written twice.
 """
 
+import copyreg
 import json
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ from functools import partial
 from importlib.metadata import version
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -36,6 +38,14 @@ CONNECT_SECONDS: Final = 30.0
 #: One thread for each worker: there are as many workers as cores.
 SINGLE: Final = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 RECIPE_FILE: Final = "recipe.json"
+
+
+def _read_only(content: dict[Any, Any]) -> MappingProxyType[Any, Any]:
+    return MappingProxyType(content)
+
+
+# constants of the model are read-only mappings, which Python does not send to another process by itself
+copyreg.pickle(MappingProxyType, lambda proxy: (_read_only, (dict(proxy),)))
 
 
 def run_tasks[T, R](
