@@ -72,11 +72,14 @@ class Engager:
         Highest rate of killing, 1/d, or an array, one value per patient.
     power : float
         Killing is ``killing * (1 - Q) ** power``, with the host's dysfunction ``Q``.
+    wear : float
+        Rate at which lasting engagement wears the host's T cells, 1/d: ``Q`` rises by ``wear * (1 - Q)``.
     """
 
     day: ArrayLike
     killing: ArrayLike
     power: ArrayLike = 1.0
+    wear: ArrayLike = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -264,7 +264,7 @@ def simulate_population(
     chosen = _needed(readouts, len(resolved), options)
     compiled = kernel(len(resolved), options, method_for(tolerance), chosen, engager=engager is not None)
     slots: dict[str, ArrayLike] = {**slot_parameters(resolved, options)}
-    slots |= {} if engager is None else {"kbs": engager.killing, "gbs": engager.power}
+    slots |= {} if engager is None else {"kbs": engager.killing, "gbs": engager.power, "wbs": engager.wear}
     values = _values(parameters or {}, slots, options)
     n = _size(values, patients(resolved))
     engaged = None if engager is None else _engagement(engager, n)

@@ -133,6 +133,7 @@ def engager(antibody: Bispecific, day: Floats, normal: Floats) -> Engager:
         day=day,
         killing=antibody.killing * np.exp(antibody.killing_log_sd * normal),
         power=antibody.power,
+        wear=antibody.wear,
     )
 
 

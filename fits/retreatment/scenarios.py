@@ -320,11 +320,14 @@ class Bispecific(_Table):
         Its spread between patients (ASSUMED).
     power : float
         How steeply dysfunction costs killing (ASSUMED).
+    wear : float
+        How fast lasting engagement wears the T cells, 1/d (CAL).
     """
 
-    killing: float = Field(default=0.2, gt=0, le=100)
-    killing_log_sd: float = Field(default=1.0, ge=0, le=5)
-    power: float = Field(default=2.0, ge=0, le=20)
+    killing: float = Field(default=1.5, gt=0, le=100)
+    killing_log_sd: float = Field(default=0.7, ge=0, le=5)
+    power: float = Field(default=3.0, ge=0, le=20)
+    wear: float = Field(default=0.04, ge=0, le=10)
 
 
 class ScenarioFile(_Table):

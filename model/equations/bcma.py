@@ -47,7 +47,8 @@ class Options:
     hazard
         Progression is a hazard driven by burden and growth.
     engager
-        A bispecific antibody may be given: it kills by the patient's own T cells, whose fitness is ``1 - Q``.
+        A bispecific antibody may be given: it kills by the patient's own T cells, whose fitness is ``1 - Q``, and
+        wears them.
     """
 
     lag: bool = False
@@ -197,7 +198,8 @@ def build(infusions: int, options: Options) -> OdeModel:
             )
             d[f"X{j}"] = held.on * (exhaustion * e_x - recovery - p.dX - clearance)
             immunogen = immunogen + held.on * product.i * c / (p.KAC + c)
-        d["Q"] = p.kQon * m.s * (1.0 - y.Q) - p.kQoff * y.Q
+        worn = p.kQon * m.s + (h.engaged * p.wbs if options.engager else 0.0)
+        d["Q"] = worn * (1.0 - y.Q) - p.kQoff * y.Q
         d["A"] = p.kA * immunogen * (1.0 - y.A) - p.dA * y.A
         d["P"] = p.kP * (p.P0 * (m.b / p.B0) - y.P)
         shed = baseline_sbcma(p) * ((y.Ts + 0.1 * y.Tr) / p.B0)
