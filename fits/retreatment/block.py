@@ -7,7 +7,7 @@ that the scenario looks at. Those kept go through their later courses under ever
 same luck. Nothing here edits a patient.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Final
@@ -17,6 +17,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from reinfuse.model.course import Engager, Infusion
+from reinfuse.model.extinction import extinction_chance
 from reinfuse.model.parameters import DAYS_PER_MONTH, table
 from reinfuse.model.response import ResponseRules
 from reinfuse.model.simulate import solved
@@ -35,7 +36,7 @@ from .outcomes import (
     selected,
 )
 from .scenarios import Scenario, ScenarioFile, SecondCourse, World
-from .virtual_patients import PopulationDraws, VirtualPatients
+from .virtual_patients import PopulationDraws
 
 type Integers = NDArray[np.int64]
 #: `reinfuse.model.simulate.simulate_population`, or what stands in for it: course, times, parameters, options,
@@ -48,6 +49,8 @@ type Arm = tuple[int, int]
 BLOCK: Final = 1024
 #: Tolerance of the simulations: response classes and visits do not see more (`docs/retreatment.md`).
 TOLERANCE: Final = 1e-5
+#: Cells below which a clone is as good as gone; keeps its logarithm finite.
+FEWEST_CELLS: Final = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -234,9 +237,7 @@ class _Work:
     def follow(
         self,
         course: Sequence[Infusion],
-        virtual: VirtualPatients,
-        scenario: Scenario,
-        world: World,
+        parameters: Mapping[str, Floats],
         *,
         days: float,
         since: Floats | None = None,
@@ -248,7 +249,7 @@ class _Work:
         return self.simulate(
             course=course,
             times=self.grid(days),
-            parameters=arm_parameters(virtual, scenario, world, course, self.rows),
+            parameters=parameters,
             options=self.population.options,
             readouts=wanted,
             tolerance=TOLERANCE,
@@ -256,24 +257,42 @@ class _Work:
             engager=antibody,
         )
 
-    def judge(self, simulated: xr.Dataset, *, days: float, death: Floats, hazard: Floats) -> CourseOutcome:
-        """Judge one course of some patients, from the day that their times count from."""
-        return read_course(
+    def judge(
+        self,
+        k: int,
+        simulated: xr.Dataset,
+        rows: Integers,
+        parameters: Mapping[str, Floats],
+        *,
+        days: float,
+        death: Floats,
+    ) -> CourseOutcome:
+        """Judge course ``k`` of some candidates, from the day that their times count from."""
+        outcome = read_course(
             simulated,
-            start=np.zeros(death.size),
+            start=np.zeros(rows.size),
             follow_up=days,
             death_days=death,
             rules=self.rules,
-            hazard_threshold=hazard if self.by_hazard else None,
+            hazard_threshold=self.luck.hazard(k)[rows] if self.by_hazard else None,
         )
+        if not self.file.settings.extinction:
+            return outcome
+        cells = (simulated[name].transpose("patient", "time").to_numpy() for name in ("Ts", "Tr"))
+        sensitive, low = (np.log(np.maximum(values, FEWEST_CELLS)) for values in cells)
+        found = extinction_chance(
+            times=simulated["time"].to_numpy(), log_sensitive=sensitive, log_low=low, parameters=parameters
+        )
+        return outcome.or_cured(found.both, self.luck.extinct[rows, k - 1], death_days=death, follow_up=days)
 
     def _first(self, scenario: Scenario, world: World) -> _First:
         everyone = np.arange(BLOCK)
         observed = self.population.observed
         infusion = first_infusion(scenario, self.file) if observed is None else observed.infusion(self.file)
-        simulated = self.follow([infusion], self.virtual, scenario, world, days=self.first_days)
+        parameters = arm_parameters(self.virtual, scenario, world, [infusion], self.rows)
+        simulated = self.follow([infusion], parameters, days=self.first_days)
         death = self.death_days(self.luck.death(1), everyone)
-        outcome = self.judge(simulated, days=self.first_days, death=death, hazard=self.luck.hazard(1))
+        outcome = self.judge(1, simulated, everyone, parameters, days=self.first_days, death=death)
         if observed is not None:
             outcome = observed.condition(outcome)
         at = np.searchsorted(simulated["time"].to_numpy(), self.visits(self.first_days))
@@ -374,17 +393,9 @@ class _Later:
         if not who.size:
             return CourseOutcome.nobody(day.size), dysfunction
         course = [self.course[0], *(_of_some(infusion, who) for infusion in self.course[1:])]
-        simulated = work.follow(
-            course,
-            self.virtual.subset(who),
-            self.scenario,
-            self.world,
-            days=work.later_days,
-            since=day[who],
-            antibody=antibody,
-        )
-        hazard = work.luck.hazard(k)[self.rows[who]]
-        outcome = work.judge(simulated, days=work.later_days, death=death[who], hazard=hazard)
+        parameters = arm_parameters(self.virtual.subset(who), self.scenario, self.world, course, work.rows)
+        simulated = work.follow(course, parameters, days=work.later_days, since=day[who], antibody=antibody)
+        outcome = work.judge(k, simulated, self.rows[who], parameters, days=work.later_days, death=death[who])
         self.failed[who] |= ~solved(simulated["status"].to_numpy())
         if plan is not None:
             dysfunction[who] = simulated[f"Qaph{k}"].transpose("patient", "time").to_numpy()[:, 0]

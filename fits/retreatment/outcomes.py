@@ -6,7 +6,7 @@ not to the arm.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal, Self
 
 import numpy as np
@@ -77,6 +77,8 @@ class CourseOutcome:
         Peak of all CAR-T (cells/µL), days to it, area to day 28 (cells/µL times days).
     antigen_low : ndarray
         Share of BCMA-low cells in the tumour at progression; NaN without progression.
+    cure_chance : ndarray
+        Chance that the last myeloma cell is gone; NaN where it was not asked for.
     """
 
     best: Labels
@@ -92,6 +94,32 @@ class CourseOutcome:
     tmax: Floats
     auc28: Floats
     antigen_low: Floats
+    cure_chance: Floats
+
+    def or_cured(self, chance: Floats, uniform: Floats, *, death_days: Floats, follow_up: float) -> Self:
+        """The same, but for those whose last myeloma cell dies out by chance, who never progress.
+
+        Parameters
+        ----------
+        chance
+            Of extinction by the end of follow-up, (n,).
+        uniform
+            The patient's luck: it is extinct where this is below the chance, (n,).
+        death_days, follow_up
+            As in `read_course`.
+        """
+        gone = (uniform < chance) & (self.pfs_event == "progression")
+        pfs = np.where(gone, np.minimum(death_days, follow_up), self.pfs_days)
+        ended = np.where(death_days <= follow_up, "death", "none")
+        return replace(
+            self,
+            cure_chance=chance,
+            progression_days=np.where(gone, np.inf, self.progression_days),
+            pfs_days=pfs,
+            pfs_event=np.where(gone, ended, self.pfs_event).astype(self.pfs_event.dtype),
+            dor_days=np.where(gone & (self.response_days < pfs), pfs - self.response_days, self.dor_days),
+            antigen_low=np.where(gone, np.nan, self.antigen_low),
+        )
 
     def take(self, rows: NDArray[np.int64]) -> Self:
         """Some of the patients."""
@@ -199,6 +227,7 @@ def read_course(
         tmax=exposure.tmax,
         auc28=exposure.auc,
         antigen_low=_share_at(times, sensitive, low, start + progression),
+        cure_chance=np.full(start.size, np.nan),
     )
 
 

@@ -170,6 +170,24 @@ def test_a_bispecific_antibody_stands_between_nothing_and_more_of_it(run):
     assert antibody["pfs_days_2"].mean() > 1.5 * none["pfs_days_2"].mean()
 
 
+def test_a_tumour_of_few_cells_may_die_out(run):
+    text = HEAD + "second.bridging = 0.5\nantigen_loss_fraction = 1e-12\n"
+    population = toy_population(rho=(24.0, 0.1), sline=(1e-9, 0.0))
+    by_chance = arm(run("[settings]\nextinction = true\n" + text, population, patients=400), "a")
+    never = arm(run(text, population, patients=400), "a")
+    assert never["cure_chance_2"].isna().all()
+    assert by_chance["cure_chance_2"].between(0, 1).all()
+    both = by_chance.merge(never, on="patient", suffixes=("", "_never"))
+    gone = (both["pfs_event_2"] != "progression") & (both["pfs_event_2_never"] == "progression")
+    # as many as the chances say, and nobody else is touched
+    relapsed = both["pfs_event_2_never"] == "progression"
+    assert gone.sum() == pytest.approx(
+        both.loc[relapsed, "cure_chance_2"].sum(), abs=3 * np.sqrt(relapsed.sum()) / 2 + 1
+    )
+    assert gone.any()
+    np.testing.assert_array_equal(both.loc[~gone, "pfs_days_2"], both.loc[~gone, "pfs_days_2_never"])
+
+
 def test_time_from_relapse_counts_the_wait(run, experiment):
     two = arm(experiment, "two")
     waited = two["infusion_day"] - two["pfs_days_1"]
