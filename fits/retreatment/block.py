@@ -48,7 +48,7 @@ type Arm = tuple[int, int]
 #: Candidates drawn and simulated together.
 BLOCK: Final = 1024
 #: Tolerance of the simulations: response classes and visits do not see more (`docs/retreatment.md`).
-TOLERANCE: Final = 1e-5
+TOLERANCE: Final = 1e-4
 #: Cells below which a clone is as good as gone; keeps its logarithm finite.
 FEWEST_CELLS: Final = 1e-12
 

@@ -74,16 +74,15 @@ class Observed:
             raise ReinfuseError(f"patient {patient} died; name a patient who can be treated")
         first = infusions.iloc[0]
         seen = rows[rows["DVID"] == "progression"]
-        relapsed = seen[seen["DV"] == 1]["TIME"]
-        begin = float(first["TIME"])
+        relapsed, free = (seen[seen["DV"] == value]["TIME"] for value in (1, 0))
         dose, depletion = first["AMT"], first["LD"]
         return cls(
             patient=patient,
             product=str(first["PRODUCT"]),
             dose=None if pd.isna(dose) else float(dose),
             lymphodepletion=1.0 if pd.isna(depletion) else float(depletion),
-            progression_day=float(relapsed.min()) - begin if len(relapsed) else float("inf"),
-            free_until=max(0.0, float(seen[seen["DV"] == 0]["TIME"].max()) - begin) if (seen["DV"] == 0).any() else 0.0,
+            progression_day=float(relapsed.min()) if len(relapsed) else float("inf"),
+            free_until=float(free.max()) if len(free) else 0.0,
         )
 
     def infusion(self, file: ScenarioFile) -> Infusion:
