@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from reinfuse.model.course import Engager, Infusion
 from reinfuse.model.parameters import Parameter, from_transformed, to_transformed
 from reinfuse.model.products import Product
+from reinfuse.model.products import product as known_product
 
 from .scenarios import Bispecific, Scenario, ScenarioFile, SecondCourse, World
 from .virtual_patients import VirtualPatients
@@ -103,6 +104,13 @@ def slot_parameters(patients: VirtualPatients, products: Sequence[Product]) -> d
     return out
 
 
+def product_of(infusion: Infusion) -> Product:
+    """Product of an infusion that was built here."""
+    if isinstance(infusion.product, str):
+        return known_product(infusion.product)
+    return infusion.product
+
+
 def first_infusion(scenario: Scenario, file: ScenarioFile) -> Infusion:
     """Build the first infusion of a scenario, on day 0."""
     first = scenario.first
@@ -150,7 +158,7 @@ def arm_parameters(
     rows: Mapping[str, Parameter],
 ) -> dict[str, Floats]:
     """Everything that the simulator gets as `parameters` for one arm."""
-    products = [infusion.product for infusion in course if isinstance(infusion.product, Product)]
+    products = [product_of(infusion) for infusion in course]
     return {
         **under_hypotheses(patients.parameters, scenario.hypotheses(world), rows),
         **slot_parameters(patients, products),

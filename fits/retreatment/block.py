@@ -22,7 +22,15 @@ from reinfuse.model.parameters import DAYS_PER_MONTH, table
 from reinfuse.model.response import ResponseRules
 from reinfuse.model.simulate import solved
 
-from .arms import arm_parameters, engager, first_infusion, later_infusion, next_infusion_day
+from .arms import (
+    arm_parameters,
+    engager,
+    first_infusion,
+    later_infusion,
+    next_infusion_day,
+    product_of,
+    slot_parameters,
+)
 from .luck import Luck
 from .outcomes import (
     ANTIGEN_LOSS_SHARE,
@@ -36,7 +44,7 @@ from .outcomes import (
     selected,
 )
 from .scenarios import Scenario, ScenarioFile, SecondCourse, World
-from .virtual_patients import PopulationDraws
+from .virtual_patients import PopulationDraws, VirtualPatients
 
 type Integers = NDArray[np.int64]
 #: `reinfuse.model.simulate.simulate_population`, or what stands in for it: course, times, parameters, options,
@@ -174,10 +182,10 @@ def run_block(task: Block) -> list[Part]:
     list of Part
         One for each arm of the task, in its order.
     """
-    return _Work(task).parts()
+    return Work(task).parts()
 
 
-class _Work:
+class Work:
     """A block while it is done."""
 
     def __init__(self, task: Block) -> None:
@@ -211,6 +219,30 @@ class _Work:
             columns = _Later(self, scenario, world, firsts[key], rows).columns()
             found.append(Part(arm=arm, acceptance=acceptance, columns=columns))
         return found
+
+    def relapsed(self, arm: Arm) -> tuple[Integers, Labels]:
+        """Candidates who become patients of an arm, and their first-response groups."""
+        scenario, world = self.file.scenarios[arm[0]], self.file.worlds[arm[1]]
+        first = self._first(scenario, world)
+        rows = self._keep(scenario, first)[1]
+        return rows, first.group[rows]
+
+    def first_again(self, scenario: Scenario, rows: Integers) -> Callable[[VirtualPatients], CourseOutcome]:
+        """What follows the first courses of the same candidates with other parameters, which are taken as they are."""
+        infusion = self.first_infusion(scenario)
+
+        def follow(patients: VirtualPatients) -> CourseOutcome:
+            parameters = {**patients.parameters, **slot_parameters(patients, [product_of(infusion)])}
+            simulated = self.follow([infusion], parameters, days=self.first_days)
+            death = self.death_days(self.luck.death(1), rows)
+            return self.judge(1, simulated, rows, parameters, days=self.first_days, death=death)
+
+        return follow
+
+    def first_infusion(self, scenario: Scenario) -> Infusion:
+        """The first infusion: as it was given to a real patient, else as the scenario says."""
+        observed = self.population.observed
+        return first_infusion(scenario, self.file) if observed is None else observed.infusion(self.file)
 
     # ------------------------------------------------------------------------------------- courses
 
@@ -287,14 +319,13 @@ class _Work:
 
     def _first(self, scenario: Scenario, world: World) -> _First:
         everyone = np.arange(BLOCK)
-        observed = self.population.observed
-        infusion = first_infusion(scenario, self.file) if observed is None else observed.infusion(self.file)
+        infusion = self.first_infusion(scenario)
         parameters = arm_parameters(self.virtual, scenario, world, [infusion], self.rows)
         simulated = self.follow([infusion], parameters, days=self.first_days)
         death = self.death_days(self.luck.death(1), everyone)
         outcome = self.judge(1, simulated, everyone, parameters, days=self.first_days, death=death)
-        if observed is not None:
-            outcome = observed.condition(outcome)
+        if self.population.observed is not None:
+            outcome = self.population.observed.condition(outcome)
         at = np.searchsorted(simulated["time"].to_numpy(), self.visits(self.first_days))
         return _First(
             outcome=outcome,
@@ -327,13 +358,10 @@ class _Work:
 class _Later:
     """Later courses of the patients of one arm."""
 
-    def __init__(self, work: _Work, scenario: Scenario, world: World, first: _First, rows: Integers) -> None:
+    def __init__(self, work: Work, scenario: Scenario, world: World, first: _First, rows: Integers) -> None:
         self.work, self.scenario, self.world, self.first, self.rows = work, scenario, world, first, rows
         self.virtual = work.virtual.subset(rows)
-        observed = work.population.observed
-        self.course: list[Infusion] = [
-            first_infusion(scenario, work.file) if observed is None else observed.infusion(work.file)
-        ]
+        self.course: list[Infusion] = [work.first_infusion(scenario)]
         self.failed = np.zeros(rows.size, dtype=np.bool_)
 
     def columns(self) -> dict[str, NDArray[Any]]:

@@ -24,7 +24,6 @@ from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.parameters import DAYS_PER_MONTH, Parameter, from_transformed
 
 from .arms import HYPOTHESES, under_hypotheses
-from .scenarios import Scenario
 from .virtual_patients import SampledPopulation, VirtualPatients
 
 type Floats = NDArray[np.float64]
@@ -46,7 +45,7 @@ class Driver:
     Attributes
     ----------
     key
-        In column names; for a hypothesis, its name in a scenario.
+        In column names; for a hypothesis, its name in `arms.HYPOTHESES`.
     name
         In words.
     parameters
@@ -127,7 +126,7 @@ def attribute(
     *,
     patients: VirtualPatients,
     first_course: FirstCourse,
-    scenario: Scenario,
+    factors: Sequence[float],
     rows: Mapping[str, Parameter],
     favourable: Mapping[str, Floats],
     visit_interval: float,
@@ -141,12 +140,12 @@ def attribute(
     Parameters
     ----------
     patients
-        Virtual patients (or draws of a real one), before the scenario's hypotheses.
+        Virtual patients (or draws of a real one), before any hypothesis is multiplied.
     first_course
         Simulates and judges them; called once as they are and once per driver. It must give equal patients equal
         outcomes, so chance events belong to patients and not to calls.
-    scenario
-        Its multipliers are what the patients relapsed under.
+    factors
+        Multipliers of `arms.HYPOTHESES` under which the patients relapsed (`Scenario.hypotheses`).
     rows
         Table of parameters, for transforms.
     favourable
@@ -179,7 +178,7 @@ def attribute(
     if not (np.isfinite(visit_interval) and visit_interval > 0):
         raise ReinfuseError(f"visit_interval is {visit_interval!r}; give days, above 0")
     tick = progress or (lambda done: None)
-    assumed = under_hypotheses(patients.parameters, scenario, rows)
+    assumed = under_hypotheses(patients.parameters, factors, rows)
     base = _followed(first_course, _with(patients, assumed))
     tick(float(n))
     relapsed = base.days_known & base.progressed
@@ -193,7 +192,7 @@ def attribute(
     gains = np.empty((n, len(drivers)))
     for j, driver in enumerate(drivers):
         without = _followed(
-            first_course, _with(patients, _removed(patients, assumed, driver, scenario, rows, favourable))
+            first_course, _with(patients, _removed(patients, assumed, driver, factors, rows, favourable))
         )
         tick(float(n))
         gains[:, j] = np.where(relapsed, without.days - base.days, np.nan)
@@ -299,13 +298,14 @@ def _removed(
     patients: VirtualPatients,
     assumed: Mapping[str, Floats],
     driver: Driver,
-    scenario: Scenario,
+    factors: Sequence[float],
     rows: Mapping[str, Parameter],
     favourable: Mapping[str, Floats],
 ) -> dict[str, Floats]:
     """Parameters of the same patients without a driver."""
     if not driver.better:
-        return under_hypotheses(patients.parameters, scenario.model_copy(update={driver.key: 0.0}), rows)
+        without = [0.0 if name == driver.key else factor for name, factor in zip(HYPOTHESES, factors, strict=True)]
+        return under_hypotheses(patients.parameters, without, rows)
     return dict(assumed) | _improved(assumed, driver, favourable, patients.draw)
 
 

@@ -16,7 +16,7 @@ from reinfuse.fits.retreatment.drivers import (
     summarise_drivers,
 )
 from reinfuse.fits.retreatment.outcomes import read_course
-from reinfuse.fits.retreatment.scenarios import FirstCourse, Scenario
+from reinfuse.fits.retreatment.scenarios import WORLDS, FirstCourse, Scenario
 from reinfuse.fits.retreatment.virtual_patients import SampledPopulation, VirtualPatients
 from reinfuse.model.course import Infusion
 from reinfuse.model.errors import ReinfuseError
@@ -75,7 +75,7 @@ def blame(patients, *, course=plain_course, favourable=None, scenario=SCENARIO, 
     return attribute(
         patients=patients,
         first_course=course,
-        scenario=scenario,
+        factors=scenario.hypotheses(WORLDS[0]),
         rows=REFERENCE,
         favourable=values,
         visit_interval=VISIT,
@@ -279,7 +279,7 @@ def test_nobody_relapsed_leaves_an_empty_summary():
     ],
 )
 def test_faults_are_named(changes, words):
-    good = {"patients": healthy(3), "first_course": plain_course, "scenario": SCENARIO, "rows": REFERENCE}
+    good = {"patients": healthy(3), "first_course": plain_course, "factors": (1.0, 1.0, 1.0, 1.0), "rows": REFERENCE}
     good |= {"favourable": same_for_all(), "visit_interval": VISIT}
     with pytest.raises(ReinfuseError, match=words):
         attribute(**(good | changes))
