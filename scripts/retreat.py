@@ -16,9 +16,9 @@ from reinfuse.scripts._shell import NOTICE, progress, run_alone
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
     from rich.console import Console
 
+    from reinfuse.fits.retreatment.analysis import Analysis
     from reinfuse.fits.retreatment.engine import Experiment
     from reinfuse.fits.retreatment.scenarios import ScenarioFile
     from reinfuse.fits.retreatment.virtual_patients import SampledPopulation
@@ -53,20 +53,36 @@ def command(
             help="Scenarios; the bundled sequential ide-cel, cilta-cel study if left out.",
         ),
     ] = None,
-    patients: Annotated[int, typer.Option(min=10, help="Virtual patients per scenario.")] = 1000,
+    patients: Annotated[int, typer.Option(min=10, help="Virtual patients per scenario and world.")] = 1000,
+    patient: Annotated[
+        str | None, typer.Option(metavar="ID", help="Continue this patient of the run, by its own posterior.")
+    ] = None,
     draws: Annotated[int, typer.Option(min=2, help="Draws of the population that the patients are spread over.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random number.")] = 1,
     prior: Annotated[bool, typer.Option("--prior", help="From the priors, without a fit.")] = False,
     options: Annotated[
         Options, typer.Option(help="With --prior: which parameter table; a RUN knows its own.")
     ] = Options.REFERENCE,
+    explain: Annotated[
+        bool, typer.Option(help="Also ask what drove the first relapses, and what the PFS correlation is made of.")
+    ] = True,
+    cores: Annotated[int | None, typer.Option(min=1, help="Processes; does not change results. [default: all]")] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Scheduler of a dask.distributed cluster, tcp://HOST:PORT."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that holds other files.")] = False,
 ) -> None:
     """Give virtual patients a second infusion and compare arms.
 
     Virtual patients of the fitted population get the first product; those who
-    progress get the second, under every scenario, with the same random numbers.
-    Prints the tables, and the published study of ten patients beside them.
+    progress get the second, under every scenario, with the same random numbers,
+    in every world: with each hypothesis of relapse on and off. Prints the
+    stacked answer, and the published study of ten patients beside it.
+
+    Examples: `reinfuse retreat run --out retreat`, `reinfuse retreat --prior
+    --scenarios mine.toml --out retreat`, `reinfuse retreat run --patient P7
+    --out p7`
     """
     from rich.console import Console
 
@@ -75,6 +91,8 @@ def command(
     if prior == (run is not None):
         seen = f"both {run} and --prior" if prior else "neither a RUN nor --prior"
         raise ReinfuseError(f"{seen} given; name the folder of a fit, or add --prior, not both")
+    if prior and patient is not None:
+        raise ReinfuseError(f"--patient {patient} has no posterior without a RUN; name the folder of its fit")
     console = Console()
     console.print(escape(NOTICE), style="bold")
     retreat(
@@ -82,9 +100,13 @@ def command(
         out=out,
         scenarios=scenarios,
         patients=patients,
+        patient=patient,
         draws=draws,
         seed=seed,
         options=options,
+        explain=explain,
+        cores=cores,
+        cluster=cluster,
         force=force,
         console=console,
     )
@@ -96,9 +118,13 @@ def retreat(
     out: Path,
     scenarios: Path | None = None,
     patients: int = 1000,
+    patient: str | None = None,
     draws: int = 100,
     seed: int = 1,
     options: Options = Options.REFERENCE,
+    explain: bool = True,
+    cores: int | None = None,
+    cluster: str | None = None,
     force: bool = False,
     console: "Console",
 ) -> None:
@@ -112,79 +138,92 @@ def retreat(
         Folder for the results.
     scenarios
         Scenario file; the bundled one when None.
-    patients, draws, seed
-        Virtual patients per scenario, draws of the population, seed.
+    patients, patient, draws, seed
+        Virtual patients per arm, the real patient to continue, draws of the population, seed.
     options
         Parameter table, without a run.
+    explain
+        Whether to ask what drove relapses.
+    cores, cluster
+        Where to compute.
     force
         Write into a folder that holds other files.
     console
         Where to print.
     """
     import numpy as np
-    import pandas as pd
 
-    from reinfuse.fits.retreatment import anchor, engine, folder, statistics
-    from reinfuse.fits.retreatment.scenarios import GROUPS, load
+    from reinfuse.fits.retreatment.pictures import draw
+    from reinfuse.fits.retreatment import engine, folder
+    from reinfuse.fits.retreatment.analysis import analyse
+    from reinfuse.fits.retreatment.scenarios import load
 
     started = time.monotonic()
     file = load(scenarios)
-    population = _population(run, file, draws, seed, options)
+    population = _population(run, file, patient, draws, seed, options)
     place = folder.prepare(out, force=force)
-    total = float(patients * len(file.scenarios))
-    with progress("Second infusions", total) as tick:
-        experiment = engine.run(file, population, patients=patients, seed=seed, progress=tick)
-    simulated = time.monotonic()
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2**31,)))
-    level = file.settings.level
-    summary = statistics.summarise(experiment.outcomes, groups=GROUPS, rng=rng, level=level)
-    beside = None
-    if file.anchor is not None:
-        tables = [
-            anchor.compare(experiment.outcomes, file.anchor, responders=only, level=level) for only in (False, True)
-        ]
-        beside = pd.concat(tables, ignore_index=True)
-    direction = None if file.anchor is None else anchor.direction(experiment.outcomes, file.anchor, rng=rng)
-    folder.write(
-        place,
-        outcomes=experiment.outcomes,
-        summary=summary,
-        anchor=beside,
-        figures=_figures(experiment, file, beside),
-        provenance={
-            **_provenance(run, population, seed),
-            "scenarios": file.model_dump(exclude={"products"}),
-            "scenario_file": "bundled" if scenarios is None else scenarios.name,
-            "patients": patients,
-            "draws": population.n_draws,
-            "acceptance": folder.acceptance_table(experiment.acceptance),
-            "failures": experiment.failures,
-            "clipped": experiment.clipped,
-            "drawn_from_prior": sorted(population.prior_only),
-            "caveats": [*experiment.caveats, *([anchor.UNKNOWN] if file.anchor else [])],
-            "direction": None if direction is None else direction.sentence,
-            "wall_seconds": {"simulation": simulated - started, "post": time.monotonic() - simulated},
-        },
-    )
-    _print_summary(console, summary, experiment)
-    if beside is not None and direction is not None:
-        console.print("\n[bold]Beside the published study of ten patients[/]")
-        for whom, rows in beside.groupby("patients", sort=False):
-            console.print(f"Virtual patients: {whom}", style="italic", highlight=False)
-            for _, row in rows.iterrows():
-                console.print(f"- {escape(anchor.words(row))}", highlight=False)
-        console.print("The direction (all who progressed)", style="italic", highlight=False)
-        console.print(f"- {escape(direction.sentence)}", highlight=False)
-        console.print(f"Source: {escape(anchor.SOURCE)}.", style="dim", highlight=False)
+    unfinished = place / folder.UNFINISHED_FILE
+    try:
+        arms = len(file.scenarios) * len(file.worlds)
+        with progress("Second infusions", float(patients * arms)) as tick:
+            experiment = engine.run(
+                file,
+                population,
+                patients=patients,
+                seed=seed,
+                path=unfinished,
+                cores=cores,
+                cluster=cluster,
+                progress=tick,
+            )
+        simulated = time.monotonic()
+        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2**31,)))
+        with progress("Tables", 1.0) as tick:
+            found = analyse(experiment, file, population, rng=rng, seed=seed, explain=explain, progress=tick)
+        with progress("Figures", 1.0) as tick:
+            figures = draw(found, experiment, file)
+            tick(1.0)
+        folder.write(
+            place,
+            outcomes=unfinished,
+            tables=found.tables,
+            figures=figures,
+            provenance={
+                **_provenance(run, population, seed),
+                "scenarios": file.model_dump(exclude={"products"}),
+                "scenario_file": "bundled" if scenarios is None else scenarios.name,
+                "patients": patients,
+                "patient": patient,
+                "draws": population.n_draws,
+                "weights": file.weights,
+                "acceptance": folder.acceptance_table(experiment.acceptance),
+                "failures": experiment.failures,
+                "drawn_from_prior": sorted(population.prior_only),
+                "words": found.words,
+                "caveats": found.caveats,
+                "wall_seconds": {"simulation": simulated - started, "post": time.monotonic() - simulated},
+            },
+        )
+    finally:
+        unfinished.unlink(missing_ok=True)
+    _print_summary(console, found, experiment, file)
+    for title, sentences in found.words.items():
+        console.print(f"\n[bold]{escape(title)}[/]")
+        for sentence in sentences:
+            console.print(f"- {escape(sentence)}", highlight=False)
     console.print("\n[bold]Before you use these figures[/]")
-    for caveat in [*experiment.caveats, *([anchor.UNKNOWN] if file.anchor else [])]:
+    for caveat in found.caveats:
         console.print(f"- {escape(caveat)}", highlight=False)
-    console.print(f"\nWrote {escape(str(place))}: summary.csv, outcomes.parquet, figures/, run.json.")
+    written = ", ".join(f"{name}.csv" for name, table in found.tables.items() if not table.empty)
+    console.print(f"\nWrote {escape(str(place))}: {written}, outcomes.parquet, figures/, run.json.")
 
 
-def _population(run: Path | None, file: "ScenarioFile", draws: int, seed: int, options: Options) -> "SampledPopulation":
+def _population(
+    run: Path | None, file: "ScenarioFile", patient: str | None, draws: int, seed: int, options: Options
+) -> "SampledPopulation":
     import numpy as np
 
+    from reinfuse.fits.retreatment.real_patient import of_patient
     from reinfuse.fits.retreatment.virtual_patients import from_prior, from_run
     from reinfuse.fits.run import RunFolder
 
@@ -192,6 +231,8 @@ def _population(run: Path | None, file: "ScenarioFile", draws: int, seed: int, o
     products = [file.product(name) for name in file.product_names]
     if run is None:
         return from_prior(rng=rng, products=products, n_draws=draws, options=options.value)
+    if patient is not None:
+        return of_patient(RunFolder.open(run), patient, rng=rng, products=products, n_draws=max(draws, 400))
     return from_run(RunFolder.open(run), rng=rng, products=products, n_draws=draws)
 
 
@@ -213,62 +254,20 @@ def _provenance(run: Path | None, population: "SampledPopulation", seed: int) ->
     }
 
 
-def _figures(experiment: "Experiment", file: "ScenarioFile", beside: "pd.DataFrame | None") -> dict[str, "Figure"]:
-    """Draw what can be drawn, by file name."""
-    from reinfuse.fits.figures import retreatment as draw
-    from reinfuse.fits.retreatment import anchor
-    from reinfuse.fits.retreatment.scenarios import GROUPS
-    from reinfuse.fits.retreatment.statistics import trial_counts
-
-    counted = experiment.outcomes[~experiment.outcomes["failed"] & experiment.outcomes["infused"]]
-    if counted.empty:
-        return {}
-    by_scenario = {str(name): rows for name, rows in counted.groupby("scenario", sort=False)}
-    main = file.anchor if file.anchor in by_scenario else next(iter(by_scenario))
-    patients = by_scenario[main]
-    by_group: dict[str, pd.DataFrame] = {"all": patients}
-    for group in GROUPS:
-        by_group[group] = patients[patients["group"] == group]
-    level, months = file.settings.level, file.settings.second_horizon_months
-    figures = {"swimmer": draw.swimmer(patients, title=main, horizon_months=months)}
-    if counted["evaluable_2"].any():
-        figures["best_response"] = draw.best_response(counted, groups=GROUPS)
-    if len(patients) >= draw.FEWEST:
-        figures["pfs_by_group"] = draw.survival(
-            by_group,
-            title=f"{main}: second PFS by first-response group",
-            months=months,
-            level=level,
-            colours=draw.GROUP_COLOURS,
-        )
-        figures["pfs_by_scenario"] = draw.survival(
-            by_scenario, title="Second PFS by scenario", months=months, level=level
-        )
-    if beside is not None and main == file.anchor:
-        counts = [
-            trial_counts(outcome, of_draw, anchor.SIZE) for outcome, of_draw in anchor.simulated_outcomes(patients)
-        ]
-        whom = beside["patients"]
-        responders = beside[whom == anchor.RESPONDERS].reset_index(drop=True)
-        figures["anchor"] = draw.anchor(
-            beside[whom == anchor.EVERYONE],
-            counts,
-            responders=responders if (responders["n_simulated"] > 0).all() else None,
-            level=level,
-        )
-    return figures
-
-
-def _print_summary(console: "Console", summary: "pd.DataFrame", experiment: "Experiment") -> None:
-    """Print the second course of every scenario and group, readable at 80 columns."""
+def _print_summary(console: "Console", found: "Analysis", experiment: "Experiment", file: "ScenarioFile") -> None:
+    """Print the stacked second course of every scenario and group, readable at 80 columns."""
     from rich import box
     from rich.table import Table
 
-    shown = summary[summary["course"] == 2]
+    from reinfuse.fits.retreatment.statistics import STACKED
+
+    summary = found.tables["summary"]
+    shown = summary[(summary["course"] == 2) & (summary["world"] == STACKED)]
     for scenario, of_scenario in shown.groupby("scenario", sort=False):
-        seen = experiment.acceptance[str(scenario)]
+        shares = [seen.share for (name, _), seen in experiment.acceptance.items() if name == scenario]
         console.print(
-            f"\n[bold]{escape(str(scenario))}[/]  ({seen.share:.0%} of candidates met its conditions)",
+            f"\n[bold]{escape(str(scenario))}[/]  ({min(shares):.0%} to {max(shares):.0%} of candidates met its "
+            "conditions)",
             highlight=False,
         )
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), pad_edge=False)
@@ -282,7 +281,9 @@ def _print_summary(console: "Console", summary: "pd.DataFrame", experiment: "Exp
             if group == "all":
                 table.add_row("  interval", "", *(_interval(row) for row in figures), style="dim")
         console.print(table)
-    console.print("Second courses; all intervals and Monte Carlo errors are in summary.csv.", style="dim")
+    worlds = ", ".join(f"{name} {weight:.0%}" for name, weight in file.weights.items())
+    console.print(f"Second courses, worlds stacked ({escape(worlds)}); each world, all intervals and Monte Carlo "
+                  "errors are in summary.csv.", style="dim")
 
 
 def _value(row: "pd.Series[Any]") -> str:

@@ -1,14 +1,14 @@
 """The folder that `reinfuse retreat` leaves behind: tables, figures, provenance.
 
-`outcomes.parquet` (one row per scenario and virtual patient), `summary.csv` (per scenario and first-response
-group), `anchor.csv` (beside the published study), `figures/`, and `run.json`, written last: a folder without
-it was not finished.
+`outcomes.parquet` (one row per scenario, world and virtual patient), `TABLES`, `figures/`, and `run.json`, written
+last: a folder without it was not finished.
 """
 
 import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,8 +23,18 @@ from ..whole_file import write_whole
 
 RUN_FILE: Final = "run.json"
 OUTCOMES_FILE: Final = "outcomes.parquet"
-SUMMARY_FILE: Final = "summary.csv"
-ANCHOR_FILE: Final = "anchor.csv"
+#: Where outcomes are while they are made.
+UNFINISHED_FILE: Final = ".outcomes.parquet.part"
+#: Tables that an experiment may have, one file each, and what they hold.
+TABLES: Final[Mapping[str, str]] = {
+    "summary": "read-outs per scenario, world and first-response group",
+    "contrasts": "differences between arms, patient by patient",
+    "survival": "first response as a predictor of the second",
+    "anchor": "beside the study of ten patients",
+    "published": "beside published series",
+    "drivers": "what drove the first relapses",
+    "frailty": "what the correlation of first and second PFS is made of",
+}
 FIGURES_FOLDER: Final = "figures"
 #: What `kind` says in `run.json`, so that a folder is known as ours.
 KIND: Final = "retreat"
@@ -50,6 +60,7 @@ def prepare(path: str | Path, *, force: bool = False) -> Path:
     if folder.exists() and not folder.is_dir():
         raise ReinfuseError(f"{folder} is a file; --out needs a folder. Name a folder that is new or empty.")
     names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    names = [name for name in names if name != UNFINISHED_FILE]
     if names and not force and not is_ours(folder):
         shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         raise ReinfuseError(
@@ -76,9 +87,8 @@ def is_empty_or_figures(folder: Path) -> bool:
 def write(
     folder: Path,
     *,
-    outcomes: pd.DataFrame,
-    summary: pd.DataFrame,
-    anchor: pd.DataFrame | None,
+    outcomes: Path,
+    tables: Mapping[str, pd.DataFrame],
     figures: Mapping[str, Figure],
     provenance: Mapping[str, Any],
 ) -> None:
@@ -88,23 +98,23 @@ def write(
     ----------
     folder
         From `prepare`.
-    outcomes, summary
-        Tables of the experiment.
-    anchor
-        The comparison with the published study; None if no scenario mimics it.
+    outcomes
+        The table of outcomes, in the same folder under another name: it is renamed.
+    tables
+        By name, of `TABLES`; empty ones are left out.
     figures
         By file name without ending.
     provenance
         What `run.json` says beside its `kind`.
     """
-    for name in (RUN_FILE, OUTCOMES_FILE, SUMMARY_FILE, ANCHOR_FILE):
+    for name in (RUN_FILE, OUTCOMES_FILE, *(f"{table}.csv" for table in TABLES)):
         (folder / name).unlink(missing_ok=True)
     if is_empty_or_figures(folder / FIGURES_FOLDER):
         shutil.rmtree(folder / FIGURES_FOLDER, ignore_errors=True)
-    write_whole(folder / OUTCOMES_FILE, lambda file: outcomes.to_parquet(file, index=False))
-    write_whole(folder / SUMMARY_FILE, lambda file: _csv(summary, file))
-    if anchor is not None:
-        write_whole(folder / ANCHOR_FILE, lambda file: _csv(anchor, file))
+    outcomes.replace(folder / OUTCOMES_FILE)
+    for name, table in tables.items():
+        if not table.empty:
+            write_whole(folder / f"{name}.csv", partial(_csv, table))
     (folder / FIGURES_FOLDER).mkdir(exist_ok=True)
     for name, figure in figures.items():
         style.save(figure, folder / FIGURES_FOLDER, name)
@@ -112,9 +122,12 @@ def write(
     write_whole(folder / RUN_FILE, lambda file: file.write_text(text + "\n", encoding="utf-8"))
 
 
-def acceptance_table(acceptance: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Acceptance by scenario as plain numbers, with the share of candidates that met the conditions."""
-    return {name: {**asdict(seen), "share": seen.share} for name, seen in acceptance.items()}
+def acceptance_table(acceptance: Mapping[tuple[str, str], Any]) -> list[dict[str, Any]]:
+    """Acceptance by scenario and world as plain numbers, with the share of candidates that met the conditions."""
+    return [
+        {"scenario": scenario, "world": world, **asdict(seen), "share": seen.share}
+        for (scenario, world), seen in acceptance.items()
+    ]
 
 
 def _csv(table: pd.DataFrame, file: Path) -> None:

@@ -10,11 +10,12 @@ from reinfuse.model.errors import ReinfuseError
 
 
 def write(place, **provenance):
+    outcomes = place / folder.UNFINISHED_FILE
+    pd.DataFrame({"scenario": ["a"], "pfs_days_2": [np.inf]}).to_parquet(outcomes)
     folder.write(
         place,
-        outcomes=pd.DataFrame({"scenario": ["a"], "pfs_days_2": [np.inf]}),
-        summary=pd.DataFrame({"measure": [">=VGPR"], "value": [0.5]}),
-        anchor=None,
+        outcomes=outcomes,
+        tables={"summary": pd.DataFrame({"measure": [">=VGPR"], "value": [0.5]}), "anchor": pd.DataFrame()},
         figures={"swimmer": Figure()},
         provenance={"seed": 3, "share": np.float64("nan"), "names": ("a", "b"), **provenance},
     )

@@ -33,14 +33,17 @@ def test_the_bundled_file_asks_what_it_promises():
         None,
     )
     assert (anchor.second.days_after_progression, anchor.second.bridging) == (60, 0.3)
-    assert by_name["no host dysfunction"].hypotheses(WORLDS[0]) == (0.0, 1.0, 1.0, 1.0)
+    assert tuple(file.worlds) == WORLDS
+    assert sum(file.weights.values()) == pytest.approx(1.0)
+    assert by_name["bispecific antibody"].second_label == "bispecific"
+    assert by_name["bispecific antibody"].later == ()
+    assert by_name["wait and see"].wait_and_see
+    assert [plan.product for plan in by_name["a third infusion"].later] == ["cilta-cel", "ide-cel"]
     assert by_name["ide-cel twice"].second.same_scfv is True
     assert by_name["banked cells"].second.apheresis == "banked"
     assert by_name["no second infusion"].second_label == "none"
-    # every arm but the null shares its first courses with the anchor, patient by patient
-    key = anchor.first_key(WORLDS[0])
-    shared = [name for name, scenario in by_name.items() if scenario.first_key(WORLDS[0]) == key]
-    assert set(by_name) - set(shared) == {"no host dysfunction"}
+    # every arm shares its first courses with the anchor, patient by patient
+    assert {scenario.first_key(WORLDS[0]) for scenario in file.scenarios} == {anchor.first_key(WORLDS[0])}
 
 
 def test_switches_become_multipliers():
