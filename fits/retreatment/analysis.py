@@ -1,6 +1,7 @@
 """What an experiment says: its tables, arm by arm from disk, ready to be written, drawn and printed."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -19,6 +20,25 @@ from .virtual_patients import SampledPopulation
 
 #: Virtual patients whose relapses are explained, of the main scenario.
 EXPLAINED: Final = 500
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Analysis:
+    """What is written, drawn and printed of an experiment.
+
+    Attributes
+    ----------
+    tables : dict of str to DataFrame
+        By name, of `folder.TABLES`; empty where a question was not asked.
+    words : dict of str to list of str
+        Sentences by heading, for the terminal and the record.
+    caveats : list of str
+        What a reader must know before using the figures.
+    """
+
+    tables: dict[str, pd.DataFrame]
+    words: dict[str, list[str]]
+    caveats: list[str]
 
 
 def arms_in_order(outcomes: OutcomeTable, file: ScenarioFile) -> list[tuple[str, str]]:
