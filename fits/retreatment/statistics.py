@@ -1,61 +1,75 @@
-"""Proportions, survival and small virtual trials, with the three uncertainties kept apart.
+"""Proportions, durations and small virtual trials, with the three uncertainties kept apart; the table `summary.csv`.
 
 *Published counts* have sampling uncertainty: exact binomial (Clopper-Pearson) intervals.
-*Simulated figures* have two others: what the data left open about the population (posterior interval, from
-the scatter between draws beyond what chance within a draw gives), and the finite number of virtual patients
-(Monte Carlo error, which more patients remove). The interval of a simulated figure holds both, the Monte
-Carlo error stands beside it.
+*Simulated figures* have others: what the data left open about the population (posterior interval, from the scatter
+between draws beyond what chance within a draw gives), the finite number of virtual patients (Monte Carlo error, which
+more patients remove) and, over several worlds, which hypothesis of relapse holds. The interval of a simulated figure
+holds all of them, the Monte Carlo error stands beside it.
 
-Between draws we use the beta-binomial: the chance p of an outcome differs from draw to draw as a beta
-distribution whose mean and intra-class correlation come from the analysis-of-variance estimator. With few
-patients per draw the raw quantiles of the draws' proportions would mistake binomial noise for uncertainty.
+Between draws we use the beta-binomial: the chance p of an outcome differs from draw to draw as a beta distribution
+whose mean and intra-class correlation come from the analysis-of-variance estimator. With few patients per draw the raw
+quantiles of the draws' proportions would mistake binomial noise for uncertainty. All is worked out from counts per
+draw (`counts`).
 """
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final
 
 import numpy as np
 import pandas as pd
-from lifelines import KaplanMeierFitter
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special, stats
 
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.parameters import DAYS_PER_MONTH
+
+from .counts import (
+    DAYS,
+    MAGNITUDES,
+    NOTHING,
+    BetaBinomial,
+    Estimate,
+    Layout,
+    Mean,
+    Median,
+    Scale,
+    Share,
+    between,
+    resamples_of,
+    spread,
+)
+
+__all__ = [
+    "NOTHING",
+    "STACKED",
+    "SUMMARY_COLUMNS",
+    "BetaBinomial",
+    "Estimate",
+    "between_draws",
+    "central_counts",
+    "checked_weights",
+    "clopper_pearson",
+    "counted",
+    "median_survival",
+    "proportion",
+    "rank_correlation",
+    "reaches",
+    "summarise",
+    "survival_at",
+    "survival_band",
+    "trial_counts",
+    "trials_with_longer",
+    "two_sided_tail",
+]
 
 type Floats = NDArray[np.float64]
 type Ints = NDArray[np.int64]
 type Flags = NDArray[np.bool_]
 
-#: Bootstrap repeats for the Monte Carlo error of a median.
-BOOTSTRAPS: Final = 200
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A simulated figure with its uncertainties.
-
-    Attributes
-    ----------
-    value : float
-        Over all virtual patients; NaN if it cannot be given.
-    low, high : float
-        Posterior interval, widened by the Monte Carlo error; NaN if it cannot be given. +inf: not reached
-        within follow-up.
-    mc_error : float
-        Monte Carlo standard error, the part that more patients remove; NaN if it cannot be given.
-    n : int
-        Virtual patients it rests on.
-    """
-
-    value: float
-    low: float
-    high: float
-    mc_error: float
-    n: int
-
-
-NOTHING: Final = Estimate(value=float("nan"), low=float("nan"), high=float("nan"), mc_error=float("nan"), n=0)
+#: What the mixture over worlds is called in the column `world`.
+STACKED: Final = "stacked"
 
 
 # ------------------------------------------------------------------------------------ published counts
@@ -89,32 +103,6 @@ def clopper_pearson(successes: int, n: int, level: float = 0.95) -> tuple[float,
 # ------------------------------------------------------------------------------------------ proportions
 
 
-@dataclass(frozen=True, kw_only=True)
-class BetaBinomial:
-    """How the chance of an outcome is spread over draws: mean and intra-class correlation in [0, 1)."""
-
-    mean: float
-    correlation: float
-
-    @property
-    def degenerate(self) -> bool:
-        """Whether draws do not differ beyond chance (or the outcome is certain)."""
-        return self.correlation <= 1e-9 or not 0 < self.mean < 1
-
-    @property
-    def shapes(self) -> tuple[float, float]:
-        """Shapes of the beta distribution; only where not degenerate."""
-        size = (1 - self.correlation) / self.correlation
-        return self.mean * size, (1 - self.mean) * size
-
-    def counts(self, size: int) -> Floats:
-        """Distribution of the number of outcomes in a trial whose patients share a draw, (size + 1,)."""
-        k = np.arange(size + 1)
-        if self.degenerate:
-            return np.asarray(stats.binom.pmf(k, size, self.mean), dtype=np.float64)
-        return np.asarray(stats.betabinom.pmf(k, size, *self.shapes), dtype=np.float64)
-
-
 def between_draws(outcome: ArrayLike, draw: ArrayLike) -> BetaBinomial:
     """Estimate how the chance of an outcome is spread over draws.
 
@@ -130,23 +118,7 @@ def between_draws(outcome: ArrayLike, draw: ArrayLike) -> BetaBinomial:
     Analysis-of-variance estimator of the intra-class correlation of binary data, never below 0 (Ridout,
     Demétrio and Firth 1999, Biometrics 55:137, "AOV").
     """
-    x = np.asarray(outcome, dtype=np.float64)
-    if x.size == 0:
-        return BetaBinomial(mean=float("nan"), correlation=0.0)
-    _, place = np.unique(np.asarray(draw), return_inverse=True)
-    size = np.bincount(place).astype(np.float64)
-    hits = np.bincount(place, weights=x)
-    total, groups = float(x.size), size.size
-    mean = float(x.mean())
-    if groups < 2 or groups == x.size:
-        return BetaBinomial(mean=mean, correlation=0.0)
-    share = hits / size
-    among = float((size * (share - mean) ** 2).sum()) / (groups - 1)
-    within = float((size * share * (1 - share)).sum()) / (total - groups)
-    typical = (total - float((size**2).sum()) / total) / (groups - 1)
-    bottom = among + (typical - 1) * within
-    correlation = 0.0 if bottom <= 0 else float(np.clip((among - within) / bottom, 0.0, 1 - 1e-6))
-    return BetaBinomial(mean=mean, correlation=correlation)
+    return between(*_hits(outcome, draw))
 
 
 def proportion(outcome: ArrayLike, draw: ArrayLike, level: float = 0.95) -> Estimate:
@@ -169,54 +141,17 @@ def proportion(outcome: ArrayLike, draw: ArrayLike, level: float = 0.95) -> Esti
         distribution with the variance between draws plus the squared Monte Carlo error, so that a group of
         eleven patients cannot look certain.
     """
-    x = np.asarray(outcome, dtype=np.float64)
-    if x.size == 0:
-        return NOTHING
-    value, error = float(x.mean()), _mc_error(x, draw)
-    middle = (float(x.sum()) + 0.5) / (x.size + 1)
-    chance = middle * (1 - middle)
-    variance = min(chance * between_draws(x, draw).correlation + error**2, 0.999 * chance)
-    size = chance / variance - 1
-    low, high = stats.beta.ppf([(1 - level) / 2, (1 + level) / 2], middle * size, (1 - middle) * size)
-    return Estimate(value=value, low=min(float(low), value), high=max(float(high), value), mc_error=error, n=x.size)
+    share = Share.of(*_hits(outcome, draw))
+    return NOTHING if share is None else share.estimate(level)
 
 
-def _mc_error(x: Floats, draw: ArrayLike) -> float:
-    n, hits = x.size, float(x.sum())
-    floor = float(stats.beta.std(hits + 0.5, n - hits + 0.5))
-    _, place = np.unique(np.asarray(draw), return_inverse=True)
-    excess = np.bincount(place, weights=x - x.mean())
-    groups = excess.size
-    if groups < 2:
-        return floor
-    return max(floor, float(np.sqrt(groups / (groups - 1) * (excess**2).sum()) / n))
+def _hits(outcome: ArrayLike, draw: ArrayLike) -> tuple[Floats, Floats]:
+    """Patients with the outcome, and patients, by draw."""
+    layout = Layout(draw)
+    return layout.count(np.asarray(outcome, dtype=np.bool_))[0], layout.count()[0]
 
 
 # -------------------------------------------------------------------------------------------- survival
-
-
-def kaplan_meier(days: ArrayLike, event: ArrayLike, level: float = 0.95) -> KaplanMeierFitter:
-    """Kaplan-Meier curve in months (lifelines), for plotting and medians.
-
-    Parameters
-    ----------
-    days, event
-        Time and whether an event was seen, (n,), n > 0.
-    level
-        Of the fitter's own interval, which is that of a trial with n patients.
-    """
-    months = np.asarray(days, dtype=np.float64) / DAYS_PER_MONTH
-    return KaplanMeierFitter(alpha=1 - level).fit(months, np.asarray(event, dtype=np.bool_))
-
-
-def median_months(days: ArrayLike, event: ArrayLike) -> float:
-    """Kaplan-Meier median in months; +inf if not reached, NaN without patients."""
-    if np.size(days) == 0:
-        return float("nan")
-    curve = kaplan_meier(days, event).survival_function_
-    # a product of shares may miss one half by rounding
-    reached = np.flatnonzero(curve.iloc[:, 0].to_numpy() <= 0.5 + 1e-9)
-    return float(curve.index[reached[0]]) if reached.size else float("inf")
 
 
 def survival_at(days: ArrayLike, event: ArrayLike, draw: ArrayLike, months: float, level: float = 0.95) -> Estimate:
@@ -231,13 +166,8 @@ def survival_at(days: ArrayLike, event: ArrayLike, draw: ArrayLike, months: floa
         If a patient is censored before that time: the share would not be an estimate then.
     """
     t, seen = np.asarray(days, dtype=np.float64), np.asarray(event, dtype=np.bool_)
-    when = months * DAYS_PER_MONTH
-    if np.any(~seen & (t < when)):
-        raise ReinfuseError(
-            f"follow-up ends at {t[~seen].min() / DAYS_PER_MONTH:.1f} months, before {months:g}; "
-            "raise settings.second_horizon_months"
-        )
-    return proportion(t > when, draw, level)
+    _check_follow_up(t, seen, months)
+    return proportion(t > months * DAYS_PER_MONTH, draw, level)
 
 
 def survival_band(
@@ -245,13 +175,41 @@ def survival_band(
 ) -> tuple[Floats, Floats]:
     """Pointwise posterior interval of the survival curve at some months: lower and upper edge, (m,) each.
 
+    Parameters
+    ----------
+    days, event, draw
+        (n,), n > 0.
+    months
+        (m,) increasing.
+    level
+        Of the interval.
+
     Raises
     ------
     ReinfuseError
         As `survival_at`.
     """
-    figures = [survival_at(days, event, draw, float(when), level) for when in np.atleast_1d(months)]
-    return np.array([figure.low for figure in figures]), np.array([figure.high for figure in figures])
+    t, seen = np.asarray(days, dtype=np.float64), np.asarray(event, dtype=np.bool_)
+    at = np.atleast_1d(np.asarray(months, dtype=np.float64))
+    if at.size == 0:
+        return np.empty(0), np.empty(0)
+    _check_follow_up(t, seen, float(at.max()))
+    layout = Layout(draw)
+    place = np.searchsorted(at * DAYS_PER_MONTH, t, side="left").astype(np.int64)  # first month by which it is over
+    by_draw = layout.by_draw(place, np.ones(t.size, dtype=np.bool_), at.size + 1)[0]
+    size = by_draw.sum(axis=1)
+    found = spread(size[:, None] - np.cumsum(by_draw[:, :-1], axis=1), size)
+    tail = (1 - level) / 2
+    low, high = special.betaincinv(found.a, found.b, tail), special.betaincinv(found.a, found.b, 1 - tail)
+    return np.minimum(low, found.value), np.maximum(high, found.value)
+
+
+def _check_follow_up(t: Floats, seen: Flags, months: float) -> None:
+    if np.any(~seen & (t < months * DAYS_PER_MONTH)):
+        raise ReinfuseError(
+            f"follow-up ends at {t[~seen].min() / DAYS_PER_MONTH:.1f} months, before {months:g}; "
+            "raise settings.second_horizon_months"
+        )
 
 
 def median_survival(
@@ -280,47 +238,19 @@ def median_survival(
     -------
     Estimate
         Value and ends are +inf where one half is not reached within follow-up; the Monte Carlo error is NaN
-        if the median is not reached in some resample.
+        if the median is not reached in some resample. Times count in quarters of a day.
     """
-    t, seen = np.asarray(days, dtype=np.float64), np.asarray(event, dtype=np.bool_)
-    labels = np.asarray(draw)
-    if t.size == 0:
-        return NOTHING
-    value = median_months(t, seen)
-    grid = np.unique(t[seen])
-    low, high = np.inf, np.inf
-    for when in grid:
-        alive = proportion(t > when, labels, level)
-        low = min(low, float(when)) if alive.low <= 0.5 else low
-        if alive.high <= 0.5:
-            high = float(when)
-            break
-    return Estimate(
-        value=value,
-        low=low / DAYS_PER_MONTH,
-        high=high / DAYS_PER_MONTH,
-        mc_error=_bootstrap_median_error(t, labels, rng),
-        n=t.size,
-    )
+    t = np.where(np.asarray(event, dtype=np.bool_), np.asarray(days, dtype=np.float64), np.inf)
+    found = _medians(Layout(draw), t, np.ones(t.size, dtype=np.bool_), DAYS, resamples_of(rng))[0] if t.size else None
+    return NOTHING if found is None else found.estimate(level, DAYS_PER_MONTH)
 
 
-def _bootstrap_median_error(t: Floats, draw: Ints, rng: np.random.Generator) -> float:
-    """Sd of the median over resamples of draws (of patients, if there is one draw)."""
-    _, place = np.unique(draw, return_inverse=True)
-    groups = int(place.max()) + 1
-    if groups < 2:
-        place, groups = np.arange(t.size), t.size
-    order = np.argsort(t, kind="stable")
-    months, owner = t[order] / DAYS_PER_MONTH, place[order]
-    medians = np.empty(BOOTSTRAPS)
-    for b in range(BOOTSTRAPS):
-        weight = np.bincount(rng.integers(groups, size=groups), minlength=groups)[owner]
-        total = np.cumsum(weight)
-        medians[b] = months[np.searchsorted(total, 0.5 * total[-1])] if total[-1] > 0 else np.nan
-    # follow-up ends alike for all, so a median there means "not reached"
-    if np.any(medians >= months[-1] - 1e-9):
-        return float("nan")
-    return float(np.nanstd(medians, ddof=1))
+def _medians(layout: Layout, value: Floats, who: Flags, scale: Scale, resamples: Floats) -> list[Median | None]:
+    """The median of everyone and of each group; +inf is never reached."""
+    place = scale.place(value)
+    fine = layout.by_group(place, who, scale.fine.size + 1)
+    coarse = layout.by_draw(scale.coarse_of_fine()[place], who, scale.coarse.size + 1)
+    return [Median.of(scale, fine[k], coarse[k], resamples) for k in range(len(fine))]
 
 
 # ---------------------------------------------------------------------------------------- virtual trials
@@ -416,6 +346,7 @@ def trials_with_longer(
 #: Columns of `summary.csv`.
 SUMMARY_COLUMNS: Final = (
     "scenario",
+    "world",
     "group",
     "course",
     "measure",
@@ -426,20 +357,47 @@ SUMMARY_COLUMNS: Final = (
     "high",
     "mc_error",
 )
+#: Response classes, worst to best; what is not among them reaches none.
+CLASSES: Final = ("PD", "SD", "MR", "PR", "VGPR", "CR", "SCR")
+#: Response measures of the summary, and the class that must be reached.
+RESPONSES: Final = (("ORR", "PR"), (">=VGPR", "VGPR"), ("CR", "CR"), ("sCR", "SCR"))
+#: Months to which the restricted mean PFS goes.
+RMST_MONTHS: Final = 24.0
+
+type Figure = Share | Mean | Median
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One measure of one course in one world: for everyone, then for each group; None where there is nobody."""
+
+    course: int
+    measure: str
+    unit: str
+    figures: Sequence[Figure | None]
+    divisor: float = 1.0
 
 
 def summarise(
-    outcomes: pd.DataFrame, *, groups: tuple[str, ...], rng: np.random.Generator, level: float = 0.95
+    parts: Iterable[tuple[str, str, pd.DataFrame]],
+    *,
+    groups: Sequence[str],
+    weights: Mapping[str, float],
+    rng: np.random.Generator,
+    level: float = 0.95,
 ) -> pd.DataFrame:
-    """Summarise outcomes per scenario and first-response group.
+    """Summarise outcomes per scenario, world and first-response group.
 
     Parameters
     ----------
-    outcomes
-        As the engine gives them; patients who failed to simulate are left out, and so are those who died
-        before the second infusion (in every arm alike, since the clock of death is the patient's).
+    parts
+        Scenario, world and its outcomes, one row per virtual patient; read one at a time. All worlds of a scenario come
+        one after another. Patients who failed to simulate are left out, and so are those who died before the second
+        infusion. Measures whose column is missing are left out.
     groups
         First-response groups in the order wanted; `all` comes before them.
+    weights
+        Of the worlds, summing to 1; shared out again among the worlds that a scenario (or group) has.
     rng
         For bootstraps.
     level
@@ -448,59 +406,237 @@ def summarise(
     Returns
     -------
     DataFrame
-        Columns `SUMMARY_COLUMNS`; the first course is summarised too (`course` 1 or 2). Times in months; a
-        median that is not reached is `inf`.
+        Columns `SUMMARY_COLUMNS`. For each scenario the world `stacked` comes first: the mixture of worlds, whose
+        interval holds the spread between them and whose `n` is that of its largest world, since worlds have the same
+        patients. A median that is not reached is `inf`.
+
+    Raises
+    ------
+    ReinfuseError
+        If weights are no weights, a world has none, or a scenario comes back after another.
+
+    Notes
+    -----
+    CR counts CR and better. Medians of PFS and DOR treat the end of follow-up as not reached; those of times to
+    response and to MRD negativity are of the patients who reach it. Times count in quarters of a day, peaks and areas
+    to 0.2 %.
     """
+    share = checked_weights(weights)
+    resamples = resamples_of(rng)
     rows: list[dict[str, object]] = []
-    for scenario, of_scenario in outcomes.groupby("scenario", sort=False):
-        kept = of_scenario[~of_scenario["failed"] & of_scenario["infused"]]
-        for group in ("all", *groups):
-            chosen = kept if group == "all" else kept[kept["group"] == group]
-            if chosen.empty and group != "all":
-                continue
-            for course in (1, 2):
-                for measure, unit, figure in _measures(chosen, course, rng, level):
-                    rows.append(
-                        {
-                            "scenario": scenario,
-                            "group": group,
-                            "course": course,
-                            "measure": measure,
-                            "unit": unit,
-                            "n": figure.n,
-                            "value": figure.value,
-                            "low": figure.low,
-                            "high": figure.high,
-                            "mc_error": figure.mc_error,
-                        }
-                    )
+    done: set[str] = set()
+    for scenario, members in groupby(parts, key=lambda part: part[0]):
+        if scenario in done:
+            raise ReinfuseError(f"scenario {scenario!r} comes twice; give all worlds of a scenario one after another")
+        done.add(scenario)
+        worlds: dict[str, list[Measured]] = {}
+        for _, world, frame in members:
+            if world not in share:
+                raise ReinfuseError(f"world {world!r} has no weight; weights are given for {', '.join(share)}")
+            worlds[world] = list(_measured(frame, groups, resamples))
+        rows += _rows(scenario, STACKED, _stacked(worlds, share), groups, level)
+        for world, measured in worlds.items():
+            rows += _rows(scenario, world, measured, groups, level)
     return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
 
 
-#: Response measures of the summary and the classes that count.
-RESPONSES: Final = (
-    ("ORR", ("PR", "VGPR", "CR")),
-    (">=VGPR", ("VGPR", "CR")),
-    ("CR", ("CR",)),
-)
+def checked_weights(weights: Mapping[str, float]) -> dict[str, float]:
+    """Weights of worlds, if that is what they are.
+
+    Raises
+    ------
+    ReinfuseError
+        If there are none, one is negative or not finite, or they do not sum to 1.
+    """
+    values = np.array(list(weights.values()), dtype=np.float64)
+    if not values.size or not np.isfinite(values).all() or values.min() < 0 or abs(values.sum() - 1) > 1e-6:
+        shown = ", ".join(f"{world} {weight:g}" for world, weight in weights.items()) or "none"
+        raise ReinfuseError(f"weights of worlds are {shown}; give numbers from 0 to 1 that sum to 1")
+    return {world: float(weight) for world, weight in weights.items()}
 
 
-def _measures(
-    patients: pd.DataFrame, course: int, rng: np.random.Generator, level: float
-) -> list[tuple[str, str, Estimate]]:
-    """List the figures of one course of one group."""
-    judged = patients[patients[f"evaluable_{course}"]]
-    out = [
-        (name, "proportion", proportion(judged[f"best_{course}"].isin(classes), judged["draw"], level))
-        for name, classes in RESPONSES
-    ]
-    for name, column in (("MRD-negative 1e-5", "mrd5"), ("MRD-negative 1e-6", "mrd6")):
-        out.append((name, "proportion", proportion(patients[f"{column}_{course}"], patients["draw"], level)))
-    days = patients[f"pfs_days_{course}"].to_numpy()
-    event = (patients[f"pfs_event_{course}"] != "none").to_numpy()
-    draw = patients["draw"].to_numpy()
-    out.append(("PFS median", "months", median_survival(days, event, draw, rng=rng, level=level)))
-    for months in (12.0, 24.0):
-        figure = survival_at(days, event, draw, months, level) if days.size else NOTHING
-        out.append((f"PFS at {months:g} months", "proportion", figure))
+def counted(frame: pd.DataFrame) -> Flags:
+    """Whose rows count: simulated, and alive at the second infusion."""
+    return np.asarray(~frame["failed"].to_numpy(dtype=np.bool_) & frame["infused"].to_numpy(dtype=np.bool_))
+
+
+def reaches(best: pd.Series, at_least: str) -> Flags:
+    """Whether each best response, a name of `CLASSES`, reaches a class; other names reach none."""
+    labels = best.astype("category")
+    wanted = CLASSES[CLASSES.index(at_least) :]
+    known = np.append(np.isin(labels.cat.categories.to_numpy().astype(str), wanted), False)  # code -1: missing
+    return np.asarray(known[labels.cat.codes.to_numpy()], dtype=np.bool_)
+
+
+def _rows(
+    scenario: str, world: str, measured: Sequence[Measured], groups: Sequence[str], level: float
+) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for place, group in enumerate(("all", *groups)):
+        if group != "all" and all(one.figures[place] is None for one in measured):
+            continue
+        for one in measured:
+            figure = _estimated(one.figures[place], level, one.divisor)
+            rows.append(
+                {
+                    "scenario": scenario,
+                    "world": world,
+                    "group": group,
+                    "course": one.course,
+                    "measure": one.measure,
+                    "unit": one.unit,
+                    "n": figure.n,
+                    "value": figure.value,
+                    "low": figure.low,
+                    "high": figure.high,
+                    "mc_error": figure.mc_error,
+                }
+            )
+    return rows
+
+
+def _estimated(figure: Figure | None, level: float, divisor: float) -> Estimate:
+    if figure is None:
+        return NOTHING
+    return figure.estimate(level, divisor) if isinstance(figure, Median) else figure.estimate(level)
+
+
+def _stacked(worlds: Mapping[str, Sequence[Measured]], share: Mapping[str, float]) -> list[Measured]:
+    """Mixture over worlds of every measure that one of them has."""
+    found: dict[tuple[int, str], list[tuple[float, Measured]]] = {}
+    for world, measured in worlds.items():
+        for one in measured:
+            found.setdefault((one.course, one.measure), []).append((share[world], one))
+    out = []
+    for (course, measure), several in found.items():
+        first = several[0][1]
+        figures = [_mixed([(w, one.figures[k]) for w, one in several]) for k in range(len(first.figures))]
+        out.append(Measured(course=course, measure=measure, unit=first.unit, figures=figures, divisor=first.divisor))
     return out
+
+
+def _mixed(figures: Sequence[tuple[float, Figure | None]]) -> Figure | None:
+    there = [(weight, figure) for weight, figure in figures if figure is not None and weight > 0]
+    if not there:
+        return None
+    total = sum(weight for weight, _ in there)
+    shares = [weight / total for weight, _ in there]
+    several = [figure for _, figure in there]
+    return type(several[0]).mixed(several, shares)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------ measures of a course
+
+
+def _measured(frame: pd.DataFrame, groups: Sequence[str], resamples: Floats) -> Iterator[Measured]:
+    """Every measure of every course that the columns of one scenario and world have."""
+    kept = counted(frame)
+    labels = frame["group"].astype("category")
+    order = {name: place for place, name in enumerate(groups)}
+    places = np.array([*(order.get(str(name), len(groups)) for name in labels.cat.categories), len(groups)])
+    of_patient = places[labels.cat.codes.to_numpy()]
+    # one group more than asked for: who belongs to none of them still belongs to all
+    layout = Layout(frame["draw"].to_numpy(), of_patient, len(groups) + 1)
+    for course in sorted(int(name[5:]) for name in frame.columns if name[:5] == "best_" and name[5:].isdigit()):
+        yield from _Course(frame=frame, kept=kept, layout=layout, course=course, resamples=resamples).measured()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Course:
+    """One course of one scenario and world."""
+
+    frame: pd.DataFrame
+    kept: Flags
+    layout: Layout
+    course: int
+    resamples: Floats
+
+    def measured(self) -> Iterator[Measured]:
+        days = self._column("pfs_days")
+        if days is None:
+            return
+        given = self.kept & np.isfinite(days)
+        yield from self._responses(given)
+        for name, column in (("MRD-negative 1e-5", "mrd5"), ("MRD-negative 1e-6", "mrd6")):
+            if self._has(column):
+                flags = self.frame[f"{column}_{self.course}"].to_numpy(dtype=np.bool_)
+                yield self._share(name, flags, given)
+        yield from self._durations(days, given)
+        yield from self._times(given)
+        yield from self._kinetics(given)
+
+    def _responses(self, given: Flags) -> Iterator[Measured]:
+        judged = given & self.frame[f"evaluable_{self.course}"].to_numpy(dtype=np.bool_)
+        for name, least in RESPONSES:
+            yield self._share(name, reaches(self.frame[f"best_{self.course}"], least), judged)
+
+    def _durations(self, days: Floats, given: Flags) -> Iterator[Measured]:
+        event = np.asarray(self.frame[f"pfs_event_{self.course}"] != "none")
+        times = np.where(event, days, np.inf)
+        yield self._median("PFS median", "months", times, given, divisor=DAYS_PER_MONTH)
+        open_ended = given & ~event
+        follow_up = float(days[open_ended].min()) if open_ended.any() else np.inf
+        for months in (12.0, 24.0):
+            # a share at a time before which some are censored is no estimate
+            who = given if months * DAYS_PER_MONTH <= follow_up else np.zeros_like(given)
+            yield self._share(f"PFS at {months:g} months", days > months * DAYS_PER_MONTH, who)
+        who = given if RMST_MONTHS * DAYS_PER_MONTH <= follow_up else np.zeros_like(given)
+        limited = np.minimum(days / DAYS_PER_MONTH, RMST_MONTHS)
+        name = f"restricted mean PFS at {RMST_MONTHS:g} months"
+        yield self._mean(name, "months", limited, who, (0.0, RMST_MONTHS))
+        duration = self._column("dor_days")
+        if duration is not None:
+            lasting = np.where(event, duration, np.inf)
+            yield self._median("DOR median", "months", lasting, given & ~np.isnan(duration), divisor=DAYS_PER_MONTH)
+
+    def _times(self, given: Flags) -> Iterator[Measured]:
+        for name, column in (
+            ("time to response median", "response_days"),
+            ("time to MRD-negative 1e-5 median", "mrd5_days"),
+            ("time to MRD-negative 1e-6 median", "mrd6_days"),
+        ):
+            value = self._column(column)
+            if value is not None:
+                yield self._median(name, "days", value, given & np.isfinite(value))
+
+    def _kinetics(self, given: Flags) -> Iterator[Measured]:
+        for name, column, unit, scale in (
+            ("Cmax median", "cmax", "cells/µL", MAGNITUDES),
+            ("Tmax median", "tmax", "days", DAYS),
+            ("AUC0-28 median", "auc28", "cells/µL·days", MAGNITUDES),
+            ("persistence median", "persistence_days", "days", DAYS),
+        ):
+            value = self._column(column)
+            if value is not None:
+                yield self._median(name, unit, value, given & np.isfinite(value), scale)
+        for name, column, top in (
+            ("CRS proxy mean", "crs_proxy", np.inf),
+            ("cure chance mean", "cure_chance", 1.0),
+        ):
+            value = self._column(column)
+            if value is not None and (column != "cure_chance" or np.isfinite(value).any()):
+                yield self._mean(name, "1", value, given & np.isfinite(value), (0.0, top))
+
+    def _has(self, column: str) -> bool:
+        return f"{column}_{self.course}" in self.frame
+
+    def _column(self, column: str) -> Floats | None:
+        if not self._has(column):
+            return None
+        return self.frame[f"{column}_{self.course}"].to_numpy(dtype=np.float64)
+
+    def _share(self, measure: str, flags: Flags, who: Flags) -> Measured:
+        hits, size = self.layout.count(who & flags), self.layout.count(who)
+        figures = [Share.of(hits[k], size[k]) for k in range(self.layout.groups)]
+        return Measured(course=self.course, measure=measure, unit="proportion", figures=figures)
+
+    def _mean(self, measure: str, unit: str, value: Floats, who: Flags, bounds: tuple[float, float]) -> Measured:
+        total, squares, size = self.layout.add(value, who), self.layout.add(value**2, who), self.layout.count(who)
+        figures = [Mean.of(total[k], squares[k], size[k], bounds) for k in range(self.layout.groups)]
+        return Measured(course=self.course, measure=measure, unit=unit, figures=figures)
+
+    def _median(
+        self, measure: str, unit: str, value: Floats, who: Flags, scale: Scale = DAYS, divisor: float = 1.0
+    ) -> Measured:
+        figures = _medians(self.layout, value, who, scale, self.resamples)[:-1]
+        return Measured(course=self.course, measure=measure, unit=unit, figures=figures, divisor=divisor)
