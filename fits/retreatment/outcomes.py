@@ -230,7 +230,7 @@ def classify(first: CourseOutcome) -> Labels:
     return group.astype(np.str_)
 
 
-def responded(best: Labels, at_least: Literal["MR", "PR", "VGPR", "CR"] = "PR") -> Flags:
+def responded(best: Labels, at_least: Literal["MR", "PR", "VGPR", "CR", "SCR"] = "PR") -> Flags:
     """Whether a best response reaches a class."""
     reached = [response.name for response in Response if response >= Response[at_least]]
     return np.isin(best, reached)

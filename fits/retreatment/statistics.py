@@ -479,9 +479,9 @@ def summarise(
 
 #: Response measures of the summary and the classes that count.
 RESPONSES: Final = (
-    ("ORR", ("PR", "VGPR", "CR")),
-    (">=VGPR", ("VGPR", "CR")),
-    ("CR", ("CR",)),
+    ("ORR", ("PR", "VGPR", "CR", "SCR")),
+    (">=VGPR", ("VGPR", "CR", "SCR")),
+    ("CR", ("CR", "SCR")),
 )
 
 

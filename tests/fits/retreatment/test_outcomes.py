@@ -141,9 +141,10 @@ def test_limits_choose_patients():
 
 
 def test_classes_are_ordered():
-    best = np.array(["NOT_EVALUABLE", "UNMEASURABLE", "PD", "SD", "MR", "PR", "VGPR", "CR"])
-    assert responded(best).tolist() == [False] * 5 + [True] * 3
-    assert responded(best, "VGPR").tolist() == [False] * 6 + [True] * 2
+    best = np.array(["NOT_EVALUABLE", "UNMEASURABLE", "PD", "SD", "MR", "PR", "VGPR", "CR", "SCR"])
+    assert responded(best).tolist() == [False] * 5 + [True] * 4
+    assert responded(best, "VGPR").tolist() == [False] * 6 + [True] * 3
+    assert responded(best, "CR").tolist() == [False] * 7 + [True] * 2
 
 
 def test_a_value_is_that_of_the_day():

@@ -151,7 +151,7 @@ def outcomes_table():
     table["failed"] = np.arange(n) == 8
     table["infused"] = np.arange(n) != 9
     for course in (1, 2):
-        table[f"best_{course}"] = ["CR"] * 2 + ["VGPR"] * 2 + ["PR"] * 2 + ["SD"] * 4
+        table[f"best_{course}"] = ["SCR", "CR"] + ["VGPR"] * 2 + ["PR"] * 2 + ["SD"] * 4
         table[f"evaluable_{course}"] = np.arange(n) != 7
         table[f"mrd5_{course}"] = np.arange(n) < 4
         table[f"mrd6_{course}"] = np.arange(n) < 2
