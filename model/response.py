@@ -2,13 +2,15 @@
 
 IMWG rules on serum M-protein at scheduled visits, with the marrow read from the whole-body burden.
 Trajectories in, one answer per patient out; all days are on the clock of `times` unless a name says
-`time_to` or `duration`.
+`time_to` or `duration`. `model.judgement` does the same for many patients at once, compiled.
 
-What is not modelled: urine, free light chains, marrow and extramedullary progression, stringent CR.
+What is not modelled: urine, free light chains, marrow and extramedullary progression. Stringent CR is CR with
+a marrow in which flow cytometry of low sensitivity sees no clone; the ratio of free light chains is left out.
 Reappearance of M-protein after CR is relapse from CR, not progression, until the rules for progression are
 met.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
@@ -22,8 +24,8 @@ from .errors import ReinfuseError
 type Floats = NDArray[np.float64]
 type Flags = NDArray[np.bool_]
 
-#: Comparisons with a ratio forgive this relative rounding, so that 0.07 g/dL is 10 % of 0.7 g/dL.
-_ROUNDING: Final = 1e-9
+#: Comparisons with a ratio or a visit's day forgive this relative rounding, so that 0.07 g/dL is 10 % of 0.7 g/dL.
+ROUNDING: Final = 1e-9
 
 
 class Response(IntEnum):
@@ -41,22 +43,28 @@ class Response(IntEnum):
     PR = 3
     VGPR = 4
     CR = 5
+    SCR = 6
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResponseRules:
-    """Thresholds of response; `RULE_SOURCES` says where each comes from.
+    """Thresholds of response and of expansion; `RULE_SOURCES` says where each comes from.
 
     Attributes
     ----------
     visit_interval : float
         Days between visits.
+    visit_days : tuple of float
+        Days of the first visits since the infusion, rising; later ones follow every `visit_interval` days. Empty:
+        every `visit_interval` days from the infusion on.
     mr_ratio, pr_ratio, vgpr_ratio : float
         M-protein over baseline at or below which the class is reached.
     cr_mprotein : float
         g/dL below which immunofixation is taken to be negative.
     cr_marrow : float
         Share of nucleated marrow cells below which CR is possible.
+    scr_marrow : float
+        Share of nucleated marrow cells below which CR is stringent: no clone by flow of low sensitivity.
     marrow_cells : float
         Nucleated marrow cells of the whole body.
     mrd_shallow, mrd_deep : float
@@ -72,19 +80,25 @@ class ResponseRules:
     confirm_response, confirm_progression : bool
         Whether a class better than SD, or progression, has to hold at the next visit too. It is dated at the
         first of the two.
+    flow_limit : float
+        CAR+ cells/µL that flow cytometry can just see; ends `persistence`.
+    crs_cmax, crs_slope : float
+        Peak of CAR+ cells/µL at which `crs_proxy` is one half, and its steepness in ln Cmax.
 
     Raises
     ------
     ReinfuseError
-        If a threshold is not positive and finite, or the ratios are not in order.
+        If a threshold is not positive and finite, ratios or limits are not in order, or visits do not rise.
     """
 
     visit_interval: float = 28.0
+    visit_days: tuple[float, ...] = ()
     mr_ratio: float = 0.75
     pr_ratio: float = 0.5
     vgpr_ratio: float = 0.1
     cr_mprotein: float = 0.05
     cr_marrow: float = 0.05
+    scr_marrow: float = 1e-4
     marrow_cells: float = 1e12
     mrd_shallow: float = 1e-5
     mrd_deep: float = 1e-6
@@ -95,11 +109,21 @@ class ResponseRules:
     measurable: float = 0.5
     confirm_response: bool = True
     confirm_progression: bool = False
+    flow_limit: float = 1.0
+    crs_cmax: float = 500.0
+    crs_slope: float = 1.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not isinstance(value, bool) and not (np.isfinite(value) and value > 0):
+            if isinstance(value, bool | tuple):
+                continue
+            if not (np.isfinite(value) and value > 0):
                 raise ReinfuseError(f"response rules: {name} is {value}; give a finite number > 0")
+        days = np.array([0.0, *self.visit_days])
+        if not (np.all(np.isfinite(days)) and np.all(np.diff(days) > 0)):
+            raise ReinfuseError(
+                f"response rules: visit_days are {self.visit_days}; give days since the infusion, > 0 and rising"
+            )
         if not self.vgpr_ratio < self.pr_ratio < self.mr_ratio < 1:
             raise ReinfuseError(
                 f"response rules: ratios VGPR {self.vgpr_ratio}, PR {self.pr_ratio}, MR {self.mr_ratio}; "
@@ -111,6 +135,15 @@ class ResponseRules:
             raise ReinfuseError(
                 f"response rules: mrd_deep {self.mrd_deep} is above mrd_shallow {self.mrd_shallow}; swap them"
             )
+        if self.scr_marrow > self.cr_marrow:
+            raise ReinfuseError(
+                f"response rules: scr_marrow {self.scr_marrow} is above cr_marrow {self.cr_marrow}; "
+                "a stringent CR takes the cleaner marrow"
+            )
+
+    def schedule(self, length: float) -> Floats:
+        """Days of the visits since the infusion, (v,), up to and with the day `length`."""
+        return visits(0.0, length, self.visit_interval, self.visit_days)
 
 
 _IMWG: Final = "READ: IMWG criteria as tabulated in PMC9954856 table 1 and PMC2627786 table 5"
@@ -118,11 +151,13 @@ _IMWG: Final = "READ: IMWG criteria as tabulated in PMC9954856 table 1 and PMC26
 RULE_SOURCES: Final = MappingProxyType(
     {
         "visit_interval": "ASSUMED, monthly visits",
+        "visit_days": "ASSUMED none of their own: the same interval throughout",
         "mr_ratio": f"{_IMWG} (a fall of at least 25 %)",
         "pr_ratio": f"{_IMWG} (a fall of at least 50 %)",
         "vgpr_ratio": f"{_IMWG} (a fall of at least 90 %)",
         "cr_mprotein": "ASSUMED detection limit of immunofixation",
         "cr_marrow": f"{_IMWG} (fewer than 5 % plasma cells)",
+        "scr_marrow": "ASSUMED sensitivity of the flow cytometry that sCR asks for, 1 in 1e4 cells",
         "marrow_cells": "RECALLED order of magnitude",
         "mrd_shallow": f"{_IMWG} (1 in 1e5 nucleated marrow cells)",
         "mrd_deep": "ASSUMED second limit, ten times deeper",
@@ -133,6 +168,9 @@ RULE_SOURCES: Final = MappingProxyType(
         "measurable": "READ: CARTITUDE-4 took 0.5 to 1 g/dL; the lower figure",
         "confirm_response": f"{_IMWG} (two consecutive assessments)",
         "confirm_progression": "ASSUMED off: the first visit that meets the rules dates progression",
+        "flow_limit": "ASSUMED: CAR+ cells are seen from 0.1 % of CD3+ cells on, of which there are 1000/µL",
+        "crs_cmax": "ASSUMED: between the reference model's median peaks of ide-cel (424/µL) and cilta-cel (796/µL)",
+        "crs_slope": "ASSUMED: the odds rise in proportion to the peak",
     }
 )
 
@@ -222,7 +260,7 @@ class Kinetics:
 # ---------------------------------------------------------------------------------------------- visits
 
 
-def visits(start: ArrayLike, until: ArrayLike, every: float = 28.0) -> Floats:
+def visits(start: ArrayLike, until: ArrayLike, every: float = 28.0, first: Sequence[float] = ()) -> Floats:
     """Days of scheduled visits after an infusion.
 
     Parameters
@@ -231,6 +269,8 @@ def visits(start: ArrayLike, until: ArrayLike, every: float = 28.0) -> Floats:
         Day of the infusion (not a visit) and last day of follow-up (a visit if it falls on one).
     every : float
         Days between visits.
+    first : sequence of float
+        Days of the first visits since the infusion, rising; the interval counts from the last of them.
 
     Returns
     -------
@@ -250,10 +290,19 @@ def visits(start: ArrayLike, until: ArrayLike, every: float = 28.0) -> Floats:
         raise ReinfuseError("visits without an end: `until` is inf; give the last day of follow-up")
     known = np.isfinite(begin) & np.isfinite(end)
     length = np.where(known, end, 0.0) - np.where(known, begin, 0.0)
-    count = np.where(known, np.floor(length / every * (1 + _ROUNDING) + _ROUNDING), 0.0)
-    steps = np.arange(1, int(max(count.max(initial=0.0), 0.0)) + 1, dtype=np.float64)
-    offsets = np.where(steps <= count[..., None], steps * every, np.nan)
-    return np.asarray(np.where(known, begin, np.nan)[..., None] + offsets)
+    reach = np.where(known, length * (1 + ROUNDING) + ROUNDING * every, 0.0)
+    offsets = _offsets(float(reach.max(initial=0.0)), every, first)
+    due = known[..., None] & (offsets <= reach[..., None])
+    return np.asarray(np.where(known, begin, 0.0)[..., None] + np.where(due, offsets, np.nan))
+
+
+def _offsets(reach: float, every: float, first: Sequence[float]) -> Floats:
+    """Days of visits since an infusion, not beyond the day `reach`."""
+    own = np.array(first, dtype=np.float64)
+    last = own[-1] if own.size else 0.0
+    steps = np.arange(1, max(int((reach - last) // every) + 2, 1), dtype=np.float64)
+    days = np.concatenate([own, last + every * steps])
+    return days[days <= reach]
 
 
 def _at(times: Floats, values: Floats, when: Floats) -> Floats:
@@ -326,7 +375,7 @@ def assess(
     base = at_start if baseline is None else _per_patient("baseline", baseline, n)
     base = np.where(given, base, np.nan)
 
-    when = visits(begin, np.where(given, end, np.nan), rules.visit_interval)
+    when = visits(begin, np.where(given, end, np.nan), rules.visit_interval, rules.visit_days)
     due = ~np.isnan(when)
     safe = np.where(due, when, clock[0])
     value = np.where(due, _at(clock, protein, safe), np.nan)
@@ -336,7 +385,7 @@ def assess(
 
     whole = np.isfinite(base) & due.any(axis=1)
     whole &= np.all(~due | (np.isfinite(value) & np.isfinite(tumour)), axis=1)
-    measurable = base >= rules.measurable * (1 - _ROUNDING)
+    measurable = base >= rules.measurable * (1 - ROUNDING)
     judged = whole & measurable
 
     progressing = _progressing(value, base, due, rules) & judged[:, None]
@@ -366,12 +415,14 @@ def assess(
 
 def _classes(value: Floats, tumour: Floats, base: Floats, rules: ResponseRules) -> NDArray[np.int8]:
     """Class at each visit, progression aside, shape (n, v); `tumour` in ln cells."""
-    reference = base[:, None] * (1 + _ROUNDING)
+    reference = base[:, None] * (1 + ROUNDING)
     out = np.full(value.shape, Response.SD, dtype=np.int8)
     out[value <= rules.mr_ratio * reference] = Response.MR
     out[value <= rules.pr_ratio * reference] = Response.PR
     out[value <= rules.vgpr_ratio * reference] = Response.VGPR
-    out[(value < rules.cr_mprotein) & (tumour < np.log(rules.cr_marrow * rules.marrow_cells))] = Response.CR
+    undetectable = value < rules.cr_mprotein
+    out[undetectable & (tumour < np.log(rules.cr_marrow * rules.marrow_cells))] = Response.CR
+    out[undetectable & (tumour < np.log(rules.scr_marrow * rules.marrow_cells))] = Response.SCR
     return out
 
 
@@ -380,7 +431,7 @@ def _progressing(value: Floats, base: Floats, due: Flags, rules: ResponseRules) 
     seen = np.where(due, value, np.inf)
     nadir = np.minimum.accumulate(np.concatenate([base[:, None], seen], axis=1), axis=1)[:, :-1]
     rise = np.where(nadir >= rules.pd_high_nadir, rules.pd_rise_high, rules.pd_rise)
-    slack = _ROUNDING * np.abs(value)
+    slack = ROUNDING * np.abs(value)
     met = due & (value >= rules.pd_ratio * nadir - slack) & (value - nadir >= rise - slack)
     return _also_next(met.astype(np.int8)).astype(bool) if rules.confirm_progression else met
 
@@ -530,9 +581,65 @@ def kinetics(
     tlast = np.where(seen, clock[last] - np.where(given, begin, 0.0), np.nan)
 
     close = begin + auc_days
-    covered = fine & (close <= stop * (1 + _ROUNDING))
+    covered = fine & (close <= stop * (1 + ROUNDING))
     auc = np.where(covered, _area(clock, curve, begin, np.minimum(close, stop)), np.nan)
     return Kinetics(cmax=cmax, tmax=tmax, auc=auc, tlast=tlast)
+
+
+def persistence(
+    times: ArrayLike,
+    cart: ArrayLike,
+    start: ArrayLike = 0.0,
+    end: ArrayLike | None = None,
+    *,
+    rules: ResponseRules | None = None,
+) -> Floats:
+    """Days from the infusion to the last grid day on which flow cytometry still sees CAR+ cells.
+
+    Parameters
+    ----------
+    times, cart, start, end
+        As in `kinetics`; `cart` in cells/µL.
+    rules : ResponseRules, optional
+        Gives `flow_limit`; a value equal to it counts.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        0 if they are never seen in the window, NaN where it cannot be told.
+
+    Raises
+    ------
+    ReinfuseError
+        As in `kinetics`.
+    """
+    limit = (ResponseRules() if rules is None else rules).flow_limit
+    found = kinetics(times, cart, start, end, lloq=limit)
+    return np.where(np.isfinite(found.cmax) & np.isnan(found.tlast), 0.0, found.tlast)
+
+
+def crs_proxy(cmax: ArrayLike, *, rules: ResponseRules | None = None) -> Floats:
+    """Proxy of the risk of cytokine release syndrome: a number between 0 and 1 that rises with the peak.
+
+    Logistic in ln Cmax, one half at `crs_cmax`. It orders courses by their expansion and says nothing else: it is
+    fitted to no patient, knows neither burden nor grade, and is not a probability.
+
+    Parameters
+    ----------
+    cmax : array_like
+        Peak of CAR+ cells/µL.
+    rules : ResponseRules, optional
+        Gives `crs_cmax` and `crs_slope`.
+
+    Returns
+    -------
+    ndarray, shape of `cmax`
+        0 without a peak above 0; NaN where `cmax` is.
+    """
+    rules = ResponseRules() if rules is None else rules
+    peak = np.asarray(cmax, dtype=np.float64)
+    with np.errstate(divide="ignore", over="ignore"):
+        return np.asarray(1.0 / (1.0 + (rules.crs_cmax / np.maximum(peak, 0.0)) ** rules.crs_slope))
 
 
 def _area(clock: Floats, curve: Floats, begin: Floats, close: Floats) -> Floats:

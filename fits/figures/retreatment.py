@@ -27,6 +27,7 @@ CLASS_COLOURS: Final[Mapping[str, str]] = {
     "PR": "#d1e5f0",
     "VGPR": "#67a9cf",
     "CR": "#2166ac",
+    "SCR": "#053061",
 }
 GROUP_COLOURS: Final[Mapping[str, str]] = {
     "all": style.BLACK,
@@ -264,7 +265,7 @@ def best_response(outcomes: pd.DataFrame, *, groups: Sequence[str], title: str =
         axes.set_yticks(range(len(rows)), list(rows))
         axes.xaxis.set_major_formatter(_percent)
     handles = [Patch(color=colour, label=name) for name, colour in CLASS_COLOURS.items()]
-    style.legend_below(figure, handles, columns=6)
+    style.legend_below(figure, handles, columns=len(handles))
     figure.suptitle(title or "Best response to the second course, by first-response group")
     return figure
 

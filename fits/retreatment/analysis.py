@@ -58,9 +58,7 @@ def parts(
 
 def summary(outcomes: OutcomeTable, file: ScenarioFile, *, rng: np.random.Generator) -> pd.DataFrame:
     """`summary.csv`: every read-out per scenario, world and first-response group."""
-    return summarise(
-        parts(outcomes, file), groups=GROUPS, weights=file.weights, rng=rng, level=file.settings.level
-    )
+    return summarise(parts(outcomes, file), groups=GROUPS, weights=file.weights, rng=rng, level=file.settings.level)
 
 
 def anchor_table(outcomes: OutcomeTable, file: ScenarioFile) -> pd.DataFrame:
@@ -129,7 +127,7 @@ def relapse_drivers(
                 rows=table(population.options),
                 favourable=favourable,
                 visit_interval=float(file.settings.visit_every_days),
-                group=group[: rows.size],
+                group=np.array(GROUPS)[group[: rows.size]],
                 number=work.numbers[rows],
             )
         )

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from reinfuse.model.course import Engager, Infusion
 from reinfuse.model.extinction import extinction_chance
+from reinfuse.model.judgement import judgement_days
 from reinfuse.model.parameters import DAYS_PER_MONTH, table
 from reinfuse.model.response import ResponseRules
 from reinfuse.model.simulate import solved
@@ -34,11 +35,11 @@ from .arms import (
 from .luck import Luck
 from .outcomes import (
     ANTIGEN_LOSS_SHARE,
-    PEAK_DAYS,
     CourseOutcome,
     Flags,
     Floats,
-    Labels,
+    Groups,
+    Integers,
     classify,
     read_course,
     selected,
@@ -46,7 +47,6 @@ from .outcomes import (
 from .scenarios import Scenario, ScenarioFile, SecondCourse, World
 from .virtual_patients import PopulationDraws, VirtualPatients
 
-type Integers = NDArray[np.int64]
 #: `reinfuse.model.simulate.simulate_population`, or what stands in for it: course, times, parameters, options,
 #: tolerance, read-outs, since, engager by name; dims patient and time, `status` per patient.
 type Simulator = Callable[..., xr.Dataset]
@@ -151,22 +151,14 @@ class _First:
     """First courses of a block under one treatment and one set of hypotheses."""
 
     outcome: CourseOutcome
-    group: Labels
+    group: Groups
     simulated: Flags
     judged: Flags
     mprotein: Floats  # (n, visits), of the untreated relapse too
 
     @property
-    def progressed(self) -> Flags:
-        return np.asarray(self.outcome.pfs_event == "progression")
-
-    @property
-    def died(self) -> Flags:
-        return np.asarray(self.outcome.pfs_event == "death")
-
-    @property
     def eligible(self) -> Flags:
-        return np.asarray(self.simulated & self.judged & self.progressed & ~self.died)
+        return np.asarray(self.simulated & self.judged & self.outcome.progressed)
 
 
 def run_block(task: Block) -> list[Part]:
@@ -220,7 +212,7 @@ class Work:
             found.append(Part(arm=arm, acceptance=acceptance, columns=columns))
         return found
 
-    def relapsed(self, arm: Arm) -> tuple[Integers, Labels]:
+    def relapsed(self, arm: Arm) -> tuple[Integers, Groups]:
         """Candidates who become patients of an arm, and their first-response groups."""
         scenario, world = self.file.scenarios[arm[0]], self.file.worlds[arm[1]]
         first = self._first(scenario, world)
@@ -257,11 +249,6 @@ class Work:
         with np.errstate(divide="ignore"):
             return luck[rows] / self._death_rate[rows]
 
-    def grid(self, until: float) -> Floats:
-        """Days after an infusion: daily at first, then at visits, and the last day of follow-up."""
-        fine = np.arange(0.0, min(PEAK_DAYS, until) + 1.0)
-        return np.unique(np.concatenate([fine, self.visits(until), [until]]))
-
     def visits(self, until: float) -> Floats:
         """Days of visits, the infusion's own among them."""
         return np.arange(0.0, until + 0.5, self.rules.visit_interval)
@@ -280,7 +267,7 @@ class Work:
         wanted += [f"Qaph{len(course)}"] if len(course) > 1 else []
         return self.simulate(
             course=course,
-            times=self.grid(days),
+            times=judgement_days(follow_up=days, rules=self.rules),
             parameters=parameters,
             options=self.population.options,
             readouts=wanted,
@@ -302,7 +289,6 @@ class Work:
         """Judge course ``k`` of some candidates, from the day that their times count from."""
         outcome = read_course(
             simulated,
-            start=np.zeros(rows.size),
             follow_up=days,
             death_days=death,
             rules=self.rules,
@@ -347,8 +333,8 @@ class Work:
             candidates=BLOCK,
             not_simulated=int(np.count_nonzero(~first.simulated)),
             not_judged=int(np.count_nonzero(first.simulated & ~first.judged)),
-            died=int(np.count_nonzero(judged & first.died)),
-            not_progressed=int(np.count_nonzero(judged & ~first.died & ~first.progressed)),
+            died=int(np.count_nonzero(judged & first.outcome.died)),
+            not_progressed=int(np.count_nonzero(judged & ~first.outcome.died & ~first.outcome.progressed)),
             other_group=int(np.count_nonzero(first.eligible & ~chosen)),
             met=int(rows.size),
         )
@@ -368,9 +354,9 @@ class _Later:
         """The arm's rows, by column of `engine.OUTCOME_COLUMNS`, labels as text."""
         first, rows = self.first.outcome.take(self.rows), self.rows
         plans: Sequence[SecondCourse | None] = self.scenario.later or (None,)
-        progression = first.progression_days
+        progression = first.progression_days.astype(np.float64)
         day = self._next_day(progression, plans[0])
-        out = {
+        out: dict[str, NDArray[Any]] = {
             "patient": self.work.numbers[rows],
             "draw": self.virtual.draw,
             "group": self.first.group[rows],
@@ -390,7 +376,7 @@ class _Later:
                 out |= {"infused": infused, "q_apheresis": dysfunction}
                 courses["pfs_from_relapse_days"] = waited + outcome.pfs_days
             given = np.where(infused, k, given).astype(np.int8)
-            over = infused & (outcome.pfs_event == "progression")
+            over = infused & (outcome.progressed)
             progression = np.where(over, day + outcome.progression_days, np.inf)
         return out | {"failed": self.failed, "courses": given} | courses
 

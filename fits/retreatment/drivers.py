@@ -13,7 +13,7 @@ mechanism's numbers, it is the prior's, and `summarise_drivers` says so.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import pandas as pd
@@ -79,12 +79,12 @@ class Followed(Protocol):
     """What is asked of a first course (`outcomes.CourseOutcome` has it)."""
 
     @property
-    def pfs_days(self) -> Floats:
+    def pfs_days(self) -> NDArray[np.floating[Any]]:
         """Days to progression, death or the end of follow-up, (n,); NaN where it failed."""
 
     @property
-    def pfs_event(self) -> NDArray[np.str_]:
-        """`progression`, `death` or `none`, (n,)."""
+    def progressed(self) -> NDArray[np.bool_]:
+        """Whether the course ended with progression, (n,)."""
 
 
 #: Simulates and judges first courses: patients whose parameters are final, in their order, always with the same luck.
@@ -281,7 +281,7 @@ def _followed(first_course: FirstCourse, patients: VirtualPatients) -> _Course:
     days = np.asarray(outcome.pfs_days, dtype=np.float64)
     if days.shape != (patients.n,):
         raise ReinfuseError(f"first_course gave {days.shape} PFS for {patients.n} patients; keep their order")
-    return _Course(days, np.asarray(outcome.pfs_event) == "progression")
+    return _Course(days, np.asarray(outcome.progressed))
 
 
 def _with(patients: VirtualPatients, parameters: dict[str, Floats]) -> VirtualPatients:

@@ -17,13 +17,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from reinfuse.model.errors import ReinfuseError
+from reinfuse.model.judgement import Event
 from reinfuse.model.response import Response
 
+from .outcomes import ABSENT
 from .scenarios import GROUPS, Scenario, ScenarioFile, World
 
 #: Rows of an arm that are written together.
 GROUP_ROWS: Final = 32_768
-EVENTS: Final = ("progression", "death", "none")
+#: Codes that labels begin with, where it is not 0.
+FIRST_CODE: Final[Mapping[str, int]] = {"best": min(Response), "pfs_event": min(Event)}
 
 #: Columns that every table has, with their meaning.
 COLUMNS: Final[Mapping[str, str]] = MappingProxyType(
@@ -86,7 +89,7 @@ def _categories(file: ScenarioFile) -> dict[str, tuple[str, ...]]:
         "first_product": tuple(dict.fromkeys(file.product_names)),
         "second_product": tuple(dict.fromkeys(second)),
         "best": tuple(response.name for response in Response),
-        "pfs_event": EVENTS,
+        "pfs_event": tuple(event.name.lower() for event in Event),
     }
 
 
@@ -132,7 +135,7 @@ class OutcomeWriter:
         return {"patient": pa.int64(), "draw": pa.int32(), "courses": pa.int8()}.get(stem, pa.float32())
 
     def add(self, scenario: Scenario, world: World, columns: Mapping[str, NDArray[Any]], rows: int) -> None:
-        """Add the first rows of an arm's columns; what is missing is absent (NaN, false, not evaluable)."""
+        """Add the first rows of an arm's columns, labels as codes; what is missing is absent (NaN, not evaluable)."""
         if rows == 0:
             return
         given = {name: values[:rows] for name, values in columns.items()}
@@ -142,7 +145,7 @@ class OutcomeWriter:
             "first_product": scenario.first.product,
             "second_product": scenario.second_label,
         }
-        given |= {name: np.full(rows, label) for name, label in same.items()}
+        given |= {name: np.full(rows, self.labels[name].index(label)) for name, label in same.items()}
         arrays = [self._array(name, given.get(name), rows) for name in self.names]
         waiting = self._waiting.setdefault((scenario.name, world.name), [])
         waiting.append(pa.Table.from_arrays(arrays, schema=self.schema))
@@ -152,13 +155,9 @@ class OutcomeWriter:
     def _array(self, name: str, values: NDArray[Any] | None, rows: int) -> pa.Array:
         stem, kind = self._stem(name), self._type(name)
         if stem in self.labels:
-            labels = self.labels[stem]
-            absent = {"best": Response.NOT_EVALUABLE.name, "pfs_event": "none"}.get(stem, labels[0])
-            text = np.full(rows, absent) if values is None else np.asarray(values)
-            codes = np.zeros(rows, dtype=np.int16)
-            for code, label in enumerate(labels):
-                codes[text == label] = code
-            return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(labels, type=pa.string()))
+            codes = np.full(rows, ABSENT.get(stem, 0)) if values is None else values
+            places = pa.array((codes - FIRST_CODE.get(stem, 0)).astype(np.int16))
+            return pa.DictionaryArray.from_arrays(places, pa.array(self.labels[stem], type=pa.string()))
         if values is None:
             values = np.zeros(rows, dtype=np.bool_) if stem in _FLAGS else np.full(rows, np.nan)
         # pyarrow's own cast would refuse what single precision rounds

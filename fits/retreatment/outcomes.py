@@ -1,100 +1,69 @@
-"""From simulated trajectories to one line per patient: both courses' responses, durations and exposure.
+"""One course of n patients, judged: response, durations, exposure, and the group that a first course puts a patient in.
 
-A first course is judged from day 0, a second from the day of the second infusion (or, in the comparator, from
-the day on which it would have been). Death without relapse comes from a clock that belongs to the patient and
-not to the arm.
+A course is read from the day of its infusion (or, in a comparator, from the day on which it would have been). Death
+without relapse comes from a clock that belongs to the patient and not to the arm.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from reinfuse.model.equations.bcma import EARLY
+from reinfuse.model.judgement import Columns, Event, Judgement, judge
 from reinfuse.model.parameters import DAYS_PER_MONTH
-from reinfuse.model.response import (
-    Response,
-    ResponseRules,
-    assess,
-    duration_of_response,
-    kinetics,
-    progression_free,
-)
+from reinfuse.model.response import Response, ResponseRules
 
-from .scenarios import Scenario
+from .scenarios import GROUPS, ResponseClass, Scenario
 
 type Floats = NDArray[np.float64]
 type Flags = NDArray[np.bool_]
-type Labels = NDArray[np.str_]
+type Integers = NDArray[np.int64]
+#: Places in `scenarios.GROUPS`.
+type Groups = NDArray[np.int8]
 
 #: First PFS that separates early relapse, intermediate and durable responses, months.
 EARLY_MONTHS: Final = 6.0
 DURABLE_MONTHS: Final = 12.0
 #: Share of BCMA-low cells at relapse above which it is called antigen loss.
 ANTIGEN_LOSS_SHARE: Final = 0.5
-#: Days after an infusion in which its peak is looked for, on a daily grid.
-PEAK_DAYS: Final = 60
-
-
 #: What stands where a patient had no such course, if not NaN.
 ABSENT: Final[Mapping[str, object]] = {
-    "best": Response.NOT_EVALUABLE.name,
+    "best": Response.NOT_EVALUABLE,
     "evaluable": False,
     "mrd5": False,
     "mrd6": False,
-    "pfs_event": "none",
+    "pfs_event": Event.NONE,
 }
 #: Fields that belong to infused cells.
-EXPOSURE: Final = ("cmax", "tmax", "auc28")
+EXPOSURE: Final = ("cmax", "tmax", "auc28", "persistence_days", "crs_proxy")
+_COLUMNS: Final = Columns(mprotein=0, burden=1, low=2, cart=3)
+_WITH_HAZARD: Final = replace(_COLUMNS, cumhaz=4)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class CourseOutcome:
-    """One course of n patients; every field has shape (n,), days count from its start.
+class CourseOutcome(Judgement):
+    """One course of n patients: a `Judgement`, and the chance of a cure.
 
     Attributes
     ----------
-    best : ndarray of str
-        Best response, a name of `model.response.Response`.
-    evaluable : ndarray of bool
-        Whether a class could be given.
-    response_days : ndarray
-        To the first response (at least PR); +inf without one.
-    progression_days : ndarray
-        To progression; +inf if none was seen, NaN if it cannot be judged.
-    mrd5, mrd6 : ndarray of bool
-        MRD-negative at 1e-5, 1e-6 at a visit before progression.
-    pfs_days : ndarray
-        To progression, death or the end of follow-up.
-    pfs_event : ndarray of str
-        `progression`, `death` or `none` (still free of both at the end of follow-up).
-    dor_days : ndarray
-        From the first response to progression, death or the end of follow-up; NaN without a response.
-    cmax, tmax, auc28 : ndarray
-        Peak of all CAR-T (cells/µL), days to it, area to day 28 (cells/µL times days).
-    antigen_low : ndarray
-        Share of BCMA-low cells in the tumour at progression; NaN without progression.
-    cure_chance : ndarray
+    cure_chance : ndarray of float32, shape (n,)
         Chance that the last myeloma cell is gone; NaN where it was not asked for.
     """
 
-    best: Labels
-    evaluable: Flags
-    response_days: Floats
-    progression_days: Floats
-    mrd5: Flags
-    mrd6: Flags
-    pfs_days: Floats
-    pfs_event: Labels
-    dor_days: Floats
-    cmax: Floats
-    tmax: Floats
-    auc28: Floats
-    antigen_low: Floats
-    cure_chance: Floats
+    cure_chance: NDArray[np.float32]
+
+    @property
+    def progressed(self) -> Flags:
+        """Whether the course ended with progression."""
+        return np.asarray(self.pfs_event == Event.PROGRESSION)
+
+    @property
+    def died(self) -> Flags:
+        """Whether the course ended with death without progression."""
+        return np.asarray(self.pfs_event == Event.DEATH)
 
     def or_cured(self, chance: Floats, uniform: Floats, *, death_days: Floats, follow_up: float) -> Self:
         """The same, but for those whose last myeloma cell dies out by chance, who never progress.
@@ -108,20 +77,20 @@ class CourseOutcome:
         death_days, follow_up
             As in `read_course`.
         """
-        gone = (uniform < chance) & (self.pfs_event == "progression")
+        gone = (uniform < chance) & self.progressed
         pfs = np.where(gone, np.minimum(death_days, follow_up), self.pfs_days)
-        ended = np.where(death_days <= follow_up, "death", "none")
+        ended = np.where(death_days <= follow_up, Event.DEATH, Event.NONE)
         return replace(
             self,
-            cure_chance=chance,
+            cure_chance=chance.astype(np.float32),
             progression_days=np.where(gone, np.inf, self.progression_days),
             pfs_days=pfs,
-            pfs_event=np.where(gone, ended, self.pfs_event).astype(self.pfs_event.dtype),
+            pfs_event=np.where(gone, ended, self.pfs_event).astype(np.int8),
             dor_days=np.where(gone & (self.response_days < pfs), pfs - self.response_days, self.dor_days),
             antigen_low=np.where(gone, np.nan, self.antigen_low),
         )
 
-    def take(self, rows: NDArray[np.int64]) -> Self:
+    def take(self, rows: Integers) -> Self:
         """Some of the patients."""
         return type(self)(**{name: values[rows] for name, values in vars(self).items()})
 
@@ -130,7 +99,7 @@ class CourseOutcome:
         """Of n patients who had no such course."""
         return cls(**{f.name: np.full(n, ABSENT.get(f.name, np.nan)) for f in fields(cls)})
 
-    def scattered(self, who: NDArray[np.int64], n: int) -> Self:
+    def scattered(self, who: Integers, n: int) -> Self:
         """The same, for n patients of whom those at ``who`` had the course."""
         out = {}
         for name, values in vars(self).items():
@@ -151,7 +120,6 @@ class CourseOutcome:
 def read_course(
     simulated: xr.Dataset,
     *,
-    start: Floats,
     follow_up: float,
     death_days: Floats,
     rules: ResponseRules,
@@ -162,16 +130,14 @@ def read_course(
     Parameters
     ----------
     simulated
-        From `simulate_population`: `Ts`, `Tr`, `mprotein`, `cart` (patient, time), and `cumhaz` where
-        progression follows the hazard.
-    start
-        Day of the infusion on the clock of `simulated`, (n,).
+        From `simulate_population`, its times counted from the infusion: `Ts`, `Tr`, `mprotein`, `cart` (patient, time),
+        and `cumhaz` where progression follows the hazard. The grid has every visit (`judgement.judgement_days`).
     follow_up
         Days of follow-up.
     death_days
-        Days from the start to death without relapse, (n,).
+        Days to death without relapse, (n,).
     rules
-        Thresholds of response; its `visit_interval` sets the visits.
+        Thresholds of response and visits.
     hazard_threshold
         Standard exponential numbers (n,): progression comes when the hazard accumulated since the start
         exceeds them, and is found at the next visit. M-protein rules when None.
@@ -180,142 +146,59 @@ def read_course(
     -------
     CourseOutcome
     """
-    times = simulated["time"].to_numpy().astype(np.float64)
-    sensitive, low = (simulated[name].transpose("patient", "time").to_numpy() for name in ("Ts", "Tr"))
-    protein, cart = (simulated[name].transpose("patient", "time").to_numpy() for name in ("mprotein", "cart"))
-    burden = sensitive + low
-    end = start + follow_up
-    until = np.minimum(end, start + death_days)
-    hazard_progression: Floats | None = None
-    if hazard_threshold is not None:
-        accumulated = simulated["cumhaz"].transpose("patient", "time").to_numpy()
-        hazard_progression = _first_visit_beyond(times, accumulated, start, hazard_threshold, follow_up, rules)
-        # visits from progression on count for nothing, whoever found it
-        until = np.minimum(until, start + hazard_progression - 0.5 * rules.visit_interval)
-    assessment = assess(times=times, mprotein=protein, burden=burden, start=start, until=until, rules=rules)
-    failed = ~np.isfinite(burden).all(axis=1)
-    if hazard_progression is None:
-        progression = assessment.time_to_progression
-        best = assessment.best
-    else:
-        progression = hazard_progression
-        # progression at the first visit leaves no visit before it: that is PD
-        at_once = hazard_progression <= rules.visit_interval * (1 + 1e-9)
-        best = np.where(at_once, np.int8(Response.PD), assessment.best)
-    best = np.where(failed, np.int8(Response.NOT_EVALUABLE), best)
-    progression = np.where(failed, np.nan, progression)
-    known = np.where(np.isnan(progression), np.inf, progression)
-    pfs, _ = progression_free(known, death_days, follow_up)
-    event = np.where(known <= np.minimum(death_days, follow_up), "progression", "none")
-    event = np.where((death_days < known) & (death_days <= follow_up), "death", event)
-    response = np.where(np.isnan(assessment.time_to_response), np.inf, assessment.time_to_response)
-    duration, _ = duration_of_response(response, known, death_days, follow_up)
-    # on each patient's own clock, so that the grid days of others leave the area's last digit alone
-    since = np.arange(PEAK_DAYS + 1.0)
-    exposure = kinetics(since, _on_days(times, cart, start[:, None] + since))
-    return CourseOutcome(
-        best=np.array([Response(int(code)).name for code in best], dtype=np.str_),
-        evaluable=np.asarray(best >= Response.PD),
-        response_days=response,
-        progression_days=progression,
-        mrd5=assessment.mrd5,
-        mrd6=assessment.mrd6,
-        pfs_days=np.where(failed, np.nan, pfs),
-        pfs_event=event.astype(np.str_),
-        dor_days=duration,
-        cmax=exposure.cmax,
-        tmax=exposure.tmax,
-        auc28=exposure.auc,
-        antigen_low=_share_at(times, sensitive, low, start + progression),
-        cure_chance=np.full(start.size, np.nan),
+    sensitive, low, protein, cart = (_array(simulated, name) for name in ("Ts", "Tr", "mprotein", "cart"))
+    hazard = [] if hazard_threshold is None else [_array(simulated, "cumhaz")]
+    found = judge(
+        trajectories=np.stack([protein, sensitive + low, low, cart, *hazard], axis=-1),
+        columns=_WITH_HAZARD if hazard else _COLUMNS,
+        since=simulated["time"].to_numpy(),
+        follow_up=follow_up,
+        death_days=death_days,
+        rules=rules,
+        hazard_threshold=hazard_threshold,
     )
+    return CourseOutcome(**vars(found), cure_chance=np.full(death_days.size, np.nan, dtype=np.float32))
 
 
-def _first_visit_beyond(
-    times: Floats,
-    accumulated: Floats,
-    start: Floats,
-    threshold: Floats,
-    follow_up: float,
-    rules: ResponseRules,
-) -> Floats:
-    """Days from the start to the first visit at which the accumulated hazard exceeds the threshold.
-
-    It counts from `EARLY` days after the start, where the model resets it at an infusion: before that, a
-    tumour that the infused cells have yet to reach would look like progression.
-    """
-    count = int(np.floor(follow_up / rules.visit_interval + 1e-9))
-    days = rules.visit_interval * np.arange(1, count + 1)
-    days = days[days > EARLY]
-    found = np.full(start.size, np.inf)
-    for i in range(start.size):
-        origin = np.interp(start[i] + EARLY, times, accumulated[i])
-        since = np.interp(start[i] + days, times, accumulated[i]) - origin
-        beyond = np.flatnonzero(since >= threshold[i])
-        if beyond.size:
-            found[i] = days[beyond[0]]
-    return found
-
-
-def _share_at(times: Floats, sensitive: Floats, low: Floats, when: Floats) -> Floats:
-    """Share of BCMA-low cells on the last grid day at or before `when`; NaN where `when` is not finite."""
-    there = np.isfinite(when)
-    place = np.clip(np.searchsorted(times, np.where(there, when, times[0]), side="right") - 1, 0, None)
-    rows = np.arange(when.size)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = low[rows, place] / (sensitive[rows, place] + low[rows, place])
-    return np.where(there, share, np.nan)
-
-
-def at_day(simulated: xr.Dataset, name: str, day: Floats) -> Floats:
-    """Value of a variable on the last grid day at or before a day per patient, (n,)."""
-    times = simulated["time"].to_numpy().astype(np.float64)
-    values = simulated[name].transpose("patient", "time").to_numpy()
-    return _on_days(times, values, day[:, None])[:, 0]
-
-
-def _on_days(times: Floats, values: Floats, days: Floats) -> Floats:
-    """Values (n, T) on the last grid day at or before days (n, m)."""
-    place = np.clip(np.searchsorted(times, days, side="right") - 1, 0, None)
-    return np.asarray(np.take_along_axis(values, place, axis=1), dtype=np.float64)
+def _array(simulated: xr.Dataset, name: str) -> Floats:
+    return np.asarray(simulated[name].transpose("patient", "time").to_numpy(), dtype=np.float64)
 
 
 # ----------------------------------------------------------------------------------------------- groups
 
 
-def classify(first: CourseOutcome) -> Labels:
-    """First-response group of each patient.
+def classify(first: CourseOutcome) -> Groups:
+    """First-response group of each patient, as a place in `scenarios.GROUPS`.
 
     `non-responder`: best response below PR. Otherwise `antigen-loss` if most of the tumour was BCMA-low at
     relapse, else by first PFS: `early-relapse` (at most 6 months), `intermediate` (6 to 12), `durable`
     (above 12).
     """
     months = first.pfs_days / DAYS_PER_MONTH
-    group = np.where(months <= EARLY_MONTHS, "early-relapse", "intermediate").astype("<U16")
-    group[months > DURABLE_MONTHS] = "durable"
-    group[first.antigen_low > ANTIGEN_LOSS_SHARE] = "antigen-loss"
-    group[~responded(first.best)] = "non-responder"
-    return group.astype(np.str_)
+    code = {name: np.int8(place) for place, name in enumerate(GROUPS)}
+    group = np.where(months <= EARLY_MONTHS, code["early-relapse"], code["intermediate"])
+    group[months > DURABLE_MONTHS] = code["durable"]
+    group[first.antigen_low > ANTIGEN_LOSS_SHARE] = code["antigen-loss"]
+    group[~responded(first)] = code["non-responder"]
+    return group
 
 
-def responded(best: Labels, at_least: Literal["MR", "PR", "VGPR", "CR"] = "PR") -> Flags:
+def responded(course: CourseOutcome, at_least: ResponseClass = "PR") -> Flags:
     """Whether a best response reaches a class."""
-    reached = [response.name for response in Response if response >= Response[at_least]]
-    return np.isin(best, reached)
+    return np.asarray(course.best >= Response[at_least])
 
 
-def selected(first: CourseOutcome, group: Labels, scenario: Scenario) -> Flags:
+def selected(first: CourseOutcome, group: Groups, scenario: Scenario) -> Flags:
     """Whom of the patients who progressed a scenario looks at."""
     wanted = scenario.first
     keep = np.ones(group.size, dtype=np.bool_)
     if wanted.response is not None:
-        keep &= np.isin(group, wanted.response)
+        keep &= np.isin(group, [GROUPS.index(name) for name in wanted.response])
     if wanted.pfs_months is not None:
         months = first.pfs_days / DAYS_PER_MONTH
         keep &= (months > wanted.pfs_months[0]) & (months <= wanted.pfs_months[1])
-    rank = np.array([int(Response[name]) for name in first.best])
     if wanted.best_at_least is not None:
-        keep &= rank >= Response[wanted.best_at_least]
+        keep &= first.best >= Response[wanted.best_at_least]
     if wanted.best_at_most is not None:
-        keep &= rank <= Response[wanted.best_at_most]
+        keep &= first.best <= Response[wanted.best_at_most]
     return keep

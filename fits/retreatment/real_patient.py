@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from reinfuse.model.course import Infusion
 from reinfuse.model.errors import ReinfuseError
+from reinfuse.model.judgement import Event
 from reinfuse.model.products import Product
 
 from ..cohort import Cohort, read_cohort
@@ -99,11 +100,11 @@ class Observed:
         if np.isfinite(self.progression_day):
             day = np.where(judged, self.progression_day, np.nan)
             duration = np.where(outcome.response_days < day, day - outcome.response_days, np.nan)
-            event = np.where(judged, "progression", "none").astype(outcome.pfs_event.dtype)
+            event = np.where(judged, Event.PROGRESSION, Event.NONE).astype(np.int8)
             return replace(outcome, progression_days=day, pfs_days=day, pfs_event=event, dor_days=duration)
         contradicts = outcome.progression_days <= self.free_until
-        died = (outcome.pfs_event == "death") & (outcome.pfs_days <= self.free_until)
-        event = np.where(contradicts | died, "none", outcome.pfs_event).astype(outcome.pfs_event.dtype)
+        died = outcome.died & (outcome.pfs_days <= self.free_until)
+        event = np.where(contradicts | died, Event.NONE, outcome.pfs_event).astype(np.int8)
         return replace(
             outcome, pfs_event=event, progression_days=np.where(contradicts, np.inf, outcome.progression_days)
         )

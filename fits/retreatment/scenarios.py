@@ -23,7 +23,7 @@ from reinfuse.model.products import product as known_product
 type Group = Literal["non-responder", "early-relapse", "intermediate", "durable", "antigen-loss"]
 #: Product, dose, lymphodepletion and bridging of a first infusion.
 type Treatment = tuple[str, float | None, float, float]
-type ResponseClass = Literal["PD", "SD", "MR", "PR", "VGPR", "CR"]
+type ResponseClass = Literal["PD", "SD", "MR", "PR", "VGPR", "CR", "SCR"]
 
 #: First-response groups, from worst to best; `antigen-loss` stands apart and goes before the durations.
 GROUPS: Final[tuple[Group, ...]] = get_args(Group.__value__)

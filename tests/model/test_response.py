@@ -15,8 +15,10 @@ from reinfuse.model.response import (
     Response,
     ResponseRules,
     assess,
+    crs_proxy,
     duration_of_response,
     kinetics,
+    persistence,
     progression_free,
     visits,
 )
@@ -24,7 +26,8 @@ from reinfuse.model.response import (
 RULES = ResponseRules()
 UNCONFIRMED = ResponseRules(confirm_response=False)
 TINY = 1e-6
-FEW = 1e6  # too few myeloma cells to stand in the way of CR
+FEW = 1e6  # too few myeloma cells to stand in the way of sCR
+SOME = 1e9  # enough to stand in the way of sCR, too few for CR
 MANY = 1e11
 
 
@@ -62,7 +65,9 @@ def best(mprotein, **more):
     ],
 )
 def test_class_by_mprotein_from_a_baseline_of_3(value, expected):
-    assert best([3.0, value, value], burden=FEW) == expected
+    assert best([3.0, value, value], burden=SOME) == expected
+    stringent = Response.SCR if expected == Response.CR else expected
+    assert best([3.0, value, value], burden=FEW) == stringent, "a cleaner marrow matters in CR only"
 
 
 # limits that are not exact in binary must still count as reached
@@ -82,9 +87,28 @@ def test_cr_needs_a_clear_marrow(burden, expected):
     assert best([3.0, 0.01, 0.01], burden=burden) == expected
 
 
+@pytest.mark.parametrize(
+    ("burden", "expected"),
+    [(1e8 * (1 - TINY), Response.SCR), (1e8, Response.CR), (1e8 * (1 + TINY), Response.CR), (0.0, Response.SCR)],
+)
+def test_a_stringent_cr_needs_a_marrow_clear_by_flow(burden, expected):
+    assert best([3.0, 0.01, 0.01], burden=burden) == expected
+    other = replace(RULES, scr_marrow=1e-6)
+    assert best([3.0, 0.01, 0.01], burden=burden, rules=other) == (Response.CR if burden else Response.SCR)
+
+
+def test_a_stringent_cr_is_a_cr_and_is_confirmed_as_one():
+    seen = course([3.0, 0.01, 0.01, 0.01], burden=[MANY, FEW, SOME, FEW])
+    assert Response(seen.best[0]) == Response.CR, "the second visit sees the clone, the third is the last"
+    assert seen.at_least(Response.CR)[0]
+    assert best([3.0, 0.01, 0.01], burden=FEW) > Response.CR
+    assert course([3.0, 0.01, 0.01], burden=FEW).labels.tolist() == ["SCR"]
+
+
 def test_an_undetectable_protein_of_a_small_baseline_is_vgpr_at_most_with_a_full_marrow():
     assert best([0.5, 0.04, 0.04], burden=MANY) == Response.VGPR
-    assert best([0.5, 0.04, 0.04], burden=FEW) == Response.CR
+    assert best([0.5, 0.04, 0.04], burden=SOME) == Response.CR
+    assert best([0.5, 0.04, 0.04], burden=FEW) == Response.SCR
 
 
 # ----------------------------------------------------------------------------------------- confirmation
@@ -99,6 +123,32 @@ def test_a_class_must_hold_at_two_visits():
 def test_the_last_visit_cannot_be_confirmed():
     assert best([3.0, 2.9, 1.0]) == Response.SD
     assert best([3.0, 2.9, 1.0], rules=UNCONFIRMED) == Response.PR
+
+
+@pytest.mark.parametrize(
+    ("second", "response", "day"),
+    [
+        (1.5 + TINY, Response.MR, np.inf),
+        (1.5, Response.PR, 28.0),
+        (1.5 - TINY, Response.PR, 28.0),
+    ],
+)
+def test_the_second_visit_confirms_at_the_same_limit(second, response, day):
+    seen = course([3.0, 1.4, second, 1.6])
+    assert (Response(seen.best[0]), seen.response_day[0]) == (response, day)
+
+
+def test_a_class_missed_at_its_second_visit_counts_when_reached_again():
+    seen = course([3.0, 1.4, 1.6, 1.4, 1.4])
+    assert (Response(seen.best[0]), seen.response_day[0]) == (Response.PR, 84.0)
+    assert course([3.0, 1.4, 1.6, 1.4, 1.6]).response_day[0] == np.inf, "two visits, but not in a row"
+
+
+def test_a_response_lost_to_progression_before_its_confirmation_is_none():
+    seen = course([3.0, 0.2, 0.7, 0.2, 0.2])
+    assert (Response(seen.best[0]), seen.response_day[0], seen.progression_day[0]) == (Response.SD, np.inf, 56.0)
+    loose = course([3.0, 0.2, 0.7, 0.2, 0.2], rules=UNCONFIRMED)
+    assert (Response(loose.best[0]), loose.response_day[0]) == (Response.VGPR, 28.0)
 
 
 def test_stable_disease_needs_no_confirmation():
@@ -187,6 +237,20 @@ def test_confirmed_progression():
     assert course(spike, rules=strict).progression_day[0] == np.inf
     assert course(lasting, rules=strict).progression_day[0] == 56.0
     assert course([3.0, 1.0, 1.6], rules=strict).progression_day[0] == np.inf, "no second visit to confirm at"
+
+
+@pytest.mark.parametrize(("second", "day"), [(1.5, 56.0), (1.5 + TINY, 56.0), (1.5 - TINY, np.inf)])
+def test_progression_is_confirmed_against_the_nadir_of_its_second_visit(second, day):
+    strict = replace(RULES, confirm_progression=True)
+    assert course([3.0, 1.0, 1.6, second, 1.4], rules=strict).progression_day[0] == day
+
+
+def test_a_confirmed_progression_at_the_first_visit_is_pd():
+    strict = replace(RULES, confirm_progression=True)
+    seen = course([3.0, 3.75, 3.75, 0.1], rules=strict)
+    assert (Response(seen.best[0]), seen.progression_day[0]) == (Response.PD, 28.0)
+    spared = course([3.0, 3.75, 3.75 - TINY, 0.1, 0.1], burden=MANY, rules=strict)
+    assert (Response(spared.best[0]), spared.progression_day[0]) == (Response.VGPR, np.inf)
 
 
 # -------------------------------------------------------------------------------------------------- MRD
@@ -308,6 +372,34 @@ def test_visits_of_several_patients_are_filled_up():
     np.testing.assert_array_equal(out, [[28.0, 56.0, 84.0], [58.0, np.nan, np.nan], [np.nan] * 3])
 
 
+def test_a_schedule_of_ones_own_replaces_the_first_visits():
+    rules = ResponseRules(visit_days=(14.0, 28.0, 60.0), visit_interval=90.0)
+    assert rules.schedule(330.0).tolist() == [14.0, 28.0, 60.0, 150.0, 240.0, 330.0]
+    assert rules.schedule(329.0).tolist() == [14.0, 28.0, 60.0, 150.0, 240.0]
+    assert rules.schedule(27.0).tolist() == [14.0]
+    assert rules.schedule(13.0).tolist() == []
+    assert ResponseRules().schedule(84.0).tolist() == [28.0, 56.0, 84.0]
+    np.testing.assert_array_equal(
+        visits([0.0, 100.0, np.nan], [60.0, 128.0, 60.0], 90.0, (14.0, 28.0, 60.0)),
+        [[14.0, 28.0, 60.0], [114.0, 128.0, np.nan], [np.nan] * 3],
+    )
+
+
+def test_response_is_dated_and_confirmed_at_the_visits_of_the_schedule():
+    days = np.arange(301.0)
+    protein = np.where(days < 40, 3.0, np.where(days < 200, 1.0, 3.0))
+
+    def judged(**schedule):
+        rules = ResponseRules(**schedule)
+        seen = assess(times=days, mprotein=protein, burden=np.full(301, MANY), rules=rules)
+        return Response(seen.best[0]), seen.response_day[0], seen.progression_day[0]
+
+    assert judged() == (Response.PR, 56.0, 224.0)
+    assert judged(visit_days=(30.0, 60.0), visit_interval=90.0) == (Response.PR, 60.0, 240.0)
+    assert judged(visit_interval=140.0) == (Response.SD, np.inf, 280.0), "one visit in response, none to confirm it"
+    assert judged(visit_interval=140.0, confirm_response=False) == (Response.PR, 140.0, 280.0)
+
+
 # ------------------------------------------------------------------------------------------------ faults
 
 
@@ -340,6 +432,13 @@ def test_bad_input_is_refused(change, message):
         ({"mr_ratio": 1.0}, "MR below 1"),
         ({"pd_ratio": 1.0}, "pd_ratio is 1.0"),
         ({"mrd_deep": 1e-4}, "swap them"),
+        ({"scr_marrow": 0.06}, "scr_marrow 0.06 is above cr_marrow 0.05"),
+        ({"visit_days": (28.0, 28.0)}, "visit_days are"),
+        ({"visit_days": (0.0, 28.0)}, "visit_days are"),
+        ({"visit_days": (28.0, np.nan)}, "visit_days are"),
+        ({"flow_limit": 0.0}, "flow_limit is 0.0"),
+        ({"crs_cmax": -1.0}, "crs_cmax is -1.0"),
+        ({"crs_slope": np.inf}, "crs_slope is inf"),
     ],
 )
 def test_bad_rules_are_refused(change, message):
@@ -369,7 +468,12 @@ T = 12
 protein = hnp.arrays(float, (3, T), elements=st.floats(0.0, 12.0, width=32))
 cells = hnp.arrays(float, (3, T), elements=st.floats(0.0, 13.0, width=32).map(lambda x: 10.0**x))
 times = 28.0 * np.arange(T)
-all_rules = st.builds(ResponseRules, confirm_response=st.booleans(), confirm_progression=st.booleans())
+all_rules = st.builds(
+    ResponseRules,
+    confirm_response=st.booleans(),
+    confirm_progression=st.booleans(),
+    visit_days=st.sampled_from([(), (14.0, 28.0)]),
+)
 ANSWERS = ("best", "response_day", "progression_day", "mrd5", "mrd5_day", "mrd6", "mrd6_day")
 
 
@@ -432,7 +536,7 @@ def test_days_are_in_order_and_classes_agree_with_them(values, burden, rules):
     assert np.all(seen.response_day[responded] < seen.progression_day[responded])
     assert np.all(seen.mrd6 <= seen.mrd5)
     assert np.all(seen.mrd5_day[seen.mrd6] <= seen.mrd6_day[seen.mrd6])
-    assert np.all(seen.progression_day[seen.best == Response.PD] == 28.0) or rules.confirm_progression
+    assert np.all(seen.progression_day[seen.best == Response.PD] == rules.schedule(28.0)[0])
 
 
 def by_hand(values, burden):
@@ -452,7 +556,7 @@ def by_hand(values, burden):
             if ratio <= limit:
                 level = name
         if values[i] < 0.05 and burden[i] < 5e10:
-            level = Response.CR
+            level = Response.SCR if burden[i] < 1e8 else Response.CR
         classes.append(level)
     if not classes:
         return Response.PD, progression
@@ -599,6 +703,42 @@ def test_kinetics_that_cannot_be_told_are_nan():
 def test_bad_kinetics_input_is_refused(change, message):
     with pytest.raises(ReinfuseError, match=message):
         kinetics(**{"times": [0.0, 30.0], "cart": [1.0, 1.0], **change})
+
+
+# ------------------------------------------------------------------------------- persistence, CRS proxy
+
+
+def test_persistence_ends_on_the_last_day_at_the_limit_of_flow():
+    grid = np.arange(0.0, 61.0)
+    curve = np.array([np.where(grid <= 40, last, 0.0) for last in (1.0, 1.0 - TINY, 1.0 + TINY)])
+    assert persistence(grid, curve).tolist() == [40.0, 0.0, 40.0]
+    assert persistence(grid, curve, rules=ResponseRules(flow_limit=0.5)).tolist() == [40.0] * 3
+    again = np.where((grid < 10) | (grid == 50), 5.0, 0.0)
+    assert persistence(grid, again).tolist() == [50.0], "cells that come back count"
+    assert persistence(grid, again, end=49.0).tolist() == [9.0]
+    assert persistence(grid, again, start=5.0).tolist() == [45.0]
+
+
+def test_persistence_that_cannot_be_told_is_nan():
+    grid = np.arange(0.0, 61.0)
+    curve = np.ones((2, 61))
+    curve[1, 30] = np.nan
+    assert np.isnan(persistence(grid, curve)).tolist() == [False, True]
+    assert persistence(grid, curve, end=29.0).tolist() == [29.0, 29.0]
+    assert np.isnan(persistence(grid, curve, start=[np.inf, np.nan])).all()
+
+
+def test_the_crs_proxy_is_a_logistic_of_ln_cmax():
+    cmax = np.array([0.0, 5.0, 250.0, 500.0, 1000.0, 1e9, np.nan])
+    np.testing.assert_allclose(crs_proxy(cmax), [0.0, 5 / 505, 1 / 3, 0.5, 2 / 3, 1e9 / (1e9 + 500), np.nan])
+    steep = ResponseRules(crs_cmax=100.0, crs_slope=2.0)
+    np.testing.assert_allclose(crs_proxy([50.0, 100.0, 200.0], rules=steep), [0.2, 0.5, 0.8])
+
+
+@given(st.floats(0.0, 1e12), st.floats(0.0, 1e12), st.floats(1.0, 1e4), st.floats(0.1, 5.0))
+def test_the_crs_proxy_only_rises_and_stays_between_0_and_1(one, other, centre, slope):
+    low, high = crs_proxy(sorted([one, other]), rules=ResponseRules(crs_cmax=centre, crs_slope=slope))
+    assert 0 <= low <= high <= 1
 
 
 curves = hnp.arrays(float, (2, 36), elements=st.floats(0.0, 1e6, width=32))

@@ -65,9 +65,7 @@ def plain_course(patients: VirtualPatients) -> SimpleNamespace:
         escape = np.where(p["fr"] > 0, -60 * np.log(np.maximum(p["fr"], 1e-300)), np.inf)
     days = np.minimum(days, escape) + 7 * np.log10(p["B0"])
     seen = VISIT * np.ceil(days / VISIT)
-    return SimpleNamespace(
-        pfs_days=np.minimum(seen, HORIZON), pfs_event=np.where(seen <= HORIZON, "progression", "none")
-    )
+    return SimpleNamespace(pfs_days=np.minimum(seen, HORIZON), progressed=seen <= HORIZON)
 
 
 def blame(patients, *, course=plain_course, favourable=None, scenario=SCENARIO, **more):
@@ -275,7 +273,10 @@ def test_nobody_relapsed_leaves_an_empty_summary():
         ({"drivers": ()}, "no driver"),
         ({"group": ["all"]}, r"group has shape \(1,\)"),
         ({"number": [1, 2]}, "number has shape"),
-        ({"first_course": lambda patients: SimpleNamespace(pfs_days=np.zeros(2), pfs_event=np.zeros(2))}, "keep their"),
+        (
+            {"first_course": lambda patients: SimpleNamespace(pfs_days=np.zeros(2), progressed=np.zeros(2))},
+            "keep their",
+        ),
     ],
 )
 def test_faults_are_named(changes, words):
@@ -303,7 +304,6 @@ def model_course(patients: VirtualPatients):
     )
     return read_course(
         simulated,
-        start=np.zeros(patients.n),
         follow_up=HORIZON,
         death_days=np.full(patients.n, np.inf),
         rules=ResponseRules(visit_interval=VISIT),

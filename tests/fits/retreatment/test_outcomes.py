@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from reinfuse.fits.retreatment.outcomes import at_day, classify, read_course, responded, selected
-from reinfuse.fits.retreatment.scenarios import parse
+from reinfuse.fits.retreatment.outcomes import CourseOutcome, classify, read_course, responded, selected
+from reinfuse.fits.retreatment.scenarios import GROUPS, parse
+from reinfuse.model.judgement import Event
 from reinfuse.model.parameters import DAYS_PER_MONTH
-from reinfuse.model.response import ResponseRules
+from reinfuse.model.response import Response, ResponseRules
 
 DAYS = np.arange(0.0, 1401.0, 1.0)
 NEVER = 1e9
@@ -29,16 +30,19 @@ def trajectory(protein, *, low=0.0, cumhaz=None, cart=None):
     return xr.Dataset(data, coords={"time": DAYS})
 
 
+def names(group):
+    return [GROUPS[place] for place in group]
+
+
 def relapse_at(day, depth=0.1):
     """M-protein 3 g/dL, `depth` of it from day 20, and 3 again from `day`."""
     return np.where((DAYS < 20) | (DAYS >= day), 3.0, 3.0 * depth)
 
 
-def judge(data, death=NEVER, start=0.0, follow_up=1200.0, **more):
+def judge(data, death=NEVER, follow_up=1200.0, **more):
     n = data.sizes["patient"]
     return read_course(
         data,
-        start=np.full(n, start),
         follow_up=follow_up,
         death_days=np.broadcast_to(np.asarray(death, dtype=float), (n,)),
         rules=ResponseRules(),
@@ -48,22 +52,15 @@ def judge(data, death=NEVER, start=0.0, follow_up=1200.0, **more):
 
 def test_a_course_is_read():
     course = judge(trajectory(relapse_at(300.0, depth=0.05)))
-    assert (course.best[0], course.pfs_event[0]) == ("VGPR", "progression")
+    assert (course.best[0], course.pfs_event[0]) == (Response.VGPR, Event.PROGRESSION)
     # visits every 28 days: the relapse of day 300 is found on day 308
     assert (course.progression_days[0], course.pfs_days[0]) == (308.0, 308.0)
     assert (course.response_days[0], course.dor_days[0]) == (28.0, 280.0)
 
 
-def test_days_count_from_the_second_infusion():
-    shifted = np.where(DAYS < 120, 3.0, np.where(DAYS < 400, 0.2, 3.0))
-    course = judge(trajectory(shifted), start=100.0)
-    assert course.response_days[0] == 28.0
-    assert course.pfs_days[0] == 308.0
-
-
 def test_death_ends_a_course_and_what_follows_it_does_not_count():
     course = judge(trajectory(np.vstack([relapse_at(300.0)] * 3)), death=[NEVER, 200.0, 10.0])
-    assert course.pfs_event.tolist() == ["progression", "death", "death"]
+    assert course.pfs_event.tolist() == [Event.PROGRESSION, Event.DEATH, Event.DEATH]
     assert course.pfs_days.tolist() == [308.0, 200.0, 10.0]
     assert course.evaluable.tolist() == [True, True, False]
     assert course.dor_days[1] == 172.0
@@ -72,7 +69,7 @@ def test_death_ends_a_course_and_what_follows_it_does_not_count():
 
 def test_end_of_follow_up_is_no_event():
     course = judge(trajectory(relapse_at(1300.0)), follow_up=700.0)
-    assert (course.pfs_event[0], course.pfs_days[0]) == ("none", 700.0)
+    assert (course.pfs_event[0], course.pfs_days[0]) == (Event.NONE, 700.0)
 
 
 def test_a_patient_who_failed_has_no_outcome():
@@ -91,13 +88,13 @@ def test_progression_by_hazard_is_found_at_the_next_visit_and_forgets_the_first_
     course = judge(data, hazard_threshold=np.array([1.0, 50.0]))
     # the threshold is crossed on day 110; visits on 84, 112
     assert course.progression_days.tolist() == [112.0, np.inf]
-    assert course.pfs_event.tolist() == ["progression", "none"]
+    assert course.pfs_event.tolist() == [Event.PROGRESSION, Event.NONE]
 
 
 def test_progression_by_hazard_at_the_first_visit_is_pd():
     data = trajectory(relapse_at(5000.0), cumhaz=np.where(DAYS < 10, 0.0, DAYS))
     course = judge(data, hazard_threshold=np.array([0.5]))
-    assert (course.best[0], course.evaluable[0], course.progression_days[0]) == ("PD", True, 28.0)
+    assert (course.best[0], course.evaluable[0], course.progression_days[0]) == (Response.PD, True, 28.0)
 
 
 @pytest.mark.parametrize(
@@ -113,21 +110,21 @@ def test_progression_by_hazard_at_the_first_visit_is_pd():
 def test_groups_at_their_boundaries(months, group):
     course = judge(trajectory(relapse_at(300.0)))
     course.pfs_days[:] = months * DAYS_PER_MONTH
-    assert classify(course).tolist() == [group]
+    assert names(classify(course)) == [group]
 
 
 def test_antigen_loss_goes_before_durations_but_not_before_non_response():
     late = judge(trajectory(relapse_at(600.0), low=0.51))
-    assert classify(late).tolist() == ["antigen-loss"]
-    assert classify(judge(trajectory(relapse_at(600.0), low=0.5))).tolist() == ["durable"]
+    assert names(classify(late)) == ["antigen-loss"]
+    assert names(classify(judge(trajectory(relapse_at(600.0), low=0.5)))) == ["durable"]
     refractory = judge(trajectory(relapse_at(600.0, depth=0.9), low=0.9))
-    assert classify(refractory).tolist() == ["non-responder"]
+    assert names(classify(refractory)) == ["non-responder"]
 
 
 def test_limits_choose_patients():
     course = judge(trajectory(np.vstack([relapse_at(d, depth) for d, depth in ((100, 0.6), (300, 0.3), (500, 0.05))])))
     group = classify(course)
-    assert group.tolist() == ["non-responder", "intermediate", "durable"]
+    assert names(group) == ["non-responder", "intermediate", "durable"]
 
     def kept(more):
         text = f'[[scenario]]\nname = "a"\nfirst.product = "ide-cel"\nno_second = true\n{more}\n'
@@ -141,11 +138,29 @@ def test_limits_choose_patients():
 
 
 def test_classes_are_ordered():
-    best = np.array(["NOT_EVALUABLE", "UNMEASURABLE", "PD", "SD", "MR", "PR", "VGPR", "CR"])
-    assert responded(best).tolist() == [False] * 5 + [True] * 3
-    assert responded(best, "VGPR").tolist() == [False] * 6 + [True] * 2
+    course = CourseOutcome.nobody(len(Response)).take(np.arange(len(Response)))
+    course.best[:] = sorted(Response)
+    assert responded(course).tolist() == [False] * 5 + [True] * 4
+    assert responded(course, "VGPR").tolist() == [False] * 6 + [True] * 3
+    assert responded(course, "CR").tolist() == [False] * 7 + [True] * 2
 
 
-def test_a_value_is_that_of_the_day():
-    data = trajectory(np.vstack([DAYS, 2 * DAYS]))
-    np.testing.assert_array_equal(at_day(data, "mprotein", np.array([3.0, 10.0])), [3.0, 20.0])
+def test_who_is_cured_by_chance_never_progresses():
+    course = judge(trajectory(np.vstack([relapse_at(300.0)] * 3)), death=[NEVER, NEVER, 500.0])
+    cured = course.or_cured(
+        np.array([0.2, 0.2, 0.2]),
+        np.array([0.3, 0.1, 0.1]),
+        death_days=np.array([NEVER, NEVER, 500.0]),
+        follow_up=1200.0,
+    )
+    assert cured.pfs_event.tolist() == [Event.PROGRESSION, Event.NONE, Event.DEATH]
+    assert cured.pfs_days.tolist() == [308.0, 1200.0, 500.0]
+    assert cured.dor_days.tolist() == [280.0, 1172.0, 472.0]
+    assert np.isnan(cured.antigen_low[1:]).all()
+
+
+def test_who_has_no_course_has_nothing():
+    course = judge(trajectory(relapse_at(300.0))).scattered(np.array([1]), 3)
+    assert course.pfs_event.tolist() == [Event.NONE, Event.PROGRESSION, Event.NONE]
+    assert course.evaluable.tolist() == [False, True, False]
+    assert np.isnan(course.pfs_days[[0, 2]]).all()
