@@ -176,7 +176,8 @@ def judge(
     Parameters
     ----------
     trajectories : ndarray of float64, shape (n, T, R)
-        From the infusion on; only the columns named are read, and nothing is copied.
+        From the infusion on; only the columns named are read. Nothing is written, and nothing is copied if the array
+        is in C order and may be written (other arrays are copied: the kernel is compiled for one kind).
     columns : Columns
         Where they are.
     since : array_like, shape (T,)
@@ -390,7 +391,7 @@ class _Task:
         baseline: ArrayLike | None,
     ) -> "_Task":
         rules = ResponseRules() if rules is None else rules
-        grid = np.ascontiguousarray(since, dtype=np.float64)
+        grid = np.array(since, dtype=np.float64)
         _check_follow_up(follow_up)
         _check_grid(grid, follow_up)
         _check_trajectories(trajectories, grid, columns)
@@ -407,7 +408,7 @@ class _Task:
                 f"the visit of day {absent[0]:g} is not in `since`; put every visit on the grid (`judgement_days`)"
             )
         return cls(
-            trajectories=trajectories,
+            trajectories=np.require(trajectories, requirements=["C", "W"]),  # what the kernel is compiled for
             since=grid,
             visit_days=visit_days,
             follow_up=float(follow_up),

@@ -582,7 +582,8 @@ def kinetics(
 
     close = begin + auc_days
     covered = fine & (close <= stop * (1 + ROUNDING))
-    auc = np.where(covered, _area(clock, curve, begin, np.minimum(close, stop)), np.nan)
+    with np.errstate(invalid="ignore"):  # a curve that is not finite has no area
+        auc = np.where(covered, _area(clock, curve, begin, np.minimum(close, stop)), np.nan)
     return Kinetics(cmax=cmax, tmax=tmax, auc=auc, tlast=tlast)
 
 
