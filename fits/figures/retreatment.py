@@ -1,6 +1,7 @@
-"""Figures of a retreatment experiment: both courses per patient, survival, best response, anchor study."""
+"""Figures of a retreatment experiment: courses per patient, survival, response, arms side by side, small trials."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.parameters import DAYS_PER_MONTH
 
-from ..retreatment.statistics import kaplan_meier, survival_band
+from ..retreatment.statistics import survival_band
+from ..retreatment.survival import ALPHA, Trials, kaplan_meier
 from . import style
 
 type Floats = NDArray[np.float64]
@@ -40,6 +42,8 @@ GROUP_COLOURS: Final[Mapping[str, str]] = {
 MODEL: Final = style.BLUE
 #: Months at which the intervals of further survival curves are drawn.
 MARKED: Final = (12.0, 24.0)
+#: Curves whose whole band is drawn; of more, each has bars at `MARKED`.
+BANDED: Final = 2
 #: Fewest patients of whom a survival curve is drawn.
 FEWEST: Final = 10
 
@@ -49,12 +53,13 @@ FEWEST: Final = 10
 
 @style.styled
 def swimmer(patients: pd.DataFrame, *, title: str = "", at_most: int = 36, horizon_months: float = 60.0) -> Figure:
-    """Swimmer plot: one line per virtual patient, both courses one after the other.
+    """Swimmer plot: one line per virtual patient, all courses one after the other.
 
     Parameters
     ----------
     patients
-        Rows of one scenario, as the engine gives them.
+        Rows of one scenario and world, as the engine gives them. A third course is drawn from the end of the second:
+        its day is not in the table.
     title
         Of the figure.
     at_most
@@ -70,21 +75,23 @@ def swimmer(patients: pd.DataFrame, *, title: str = "", at_most: int = 36, horiz
     if patients.empty:
         raise ReinfuseError("a swimmer plot of no patients; give rows of one scenario")
     shown = _thinned(patients, at_most)
+    courses = max(int(name[5:]) for name in shown.columns if name[:5] == "best_" and name[5:].isdigit())
     figure = style.new_figure(1.4 + 0.13 * len(shown))
     axes = figure.subplots()
     for place, row in enumerate(shown.to_dict("records")):
-        _swim(axes, float(place), {str(name): value for name, value in row.items()})
+        _swim(axes, float(place), {str(name): value for name, value in row.items()}, courses)
     _name_groups(axes, shown)
     last = shown["infusion_day"].max() / DAYS_PER_MONTH + horizon_months
-    longest = (shown["infusion_day"] + shown["pfs_days_2"]).max() / DAYS_PER_MONTH
+    lasting = shown[[f"pfs_days_{course}" for course in range(2, courses + 1)]].fillna(0.0).sum(axis=1)
+    longest = (shown["infusion_day"] + lasting).max() / DAYS_PER_MONTH
     axes.set(
         yticks=[],
         xlabel="months since the first infusion",
         ylim=(len(shown) - 0.5, -0.5),
-        xlim=(0, 1.02 * min(longest, last)),
-        title=title or "Both courses, coloured by best response",
+        xlim=(0, 1.02 * (min(longest, last) if courses == 2 else longest)),
+        title=title or "Courses, coloured by best response",
     )
-    handles: list[Any] = [Patch(color=colour, label=name) for name, colour in CLASS_COLOURS.items()]
+    handles: list[Any] = [Patch(color=colour, label=name) for name, colour in _classes_of(shown).items()]
     if (~shown["evaluable_2"]).any():
         handles.append(Patch(color=style.PALE, label="no class"))
     handles.append(Line2D([], [], color=style.GREY, lw=1, label="relapsed, waiting"))
@@ -102,7 +109,7 @@ def swimmer(patients: pd.DataFrame, *, title: str = "", at_most: int = 36, horiz
 def _name_groups(axes: Axes, shown: pd.DataFrame) -> None:
     """Write each group's name beside its lines, and draw a line between groups."""
     top = 0
-    for group, members in shown.groupby("group", sort=False):
+    for group, members in shown.groupby("group", sort=False, observed=True):
         axes.text(
             -0.012,
             top + (len(members) - 1) / 2,
@@ -121,7 +128,7 @@ def _thinned(patients: pd.DataFrame, at_most: int) -> pd.DataFrame:
     """Choose patients evenly within groups, groups in their usual order, each sorted by first PFS."""
     order = {name: place for place, name in enumerate(GROUP_COLOURS)}
     parts = []
-    for _, members in sorted(patients.groupby("group"), key=lambda item: order.get(str(item[0]), 99)):
+    for _, members in sorted(patients.groupby("group", observed=True), key=lambda item: order.get(str(item[0]), 99)):
         ranked = members.sort_values(["pfs_days_1", "pfs_days_2"])
         if len(patients) > at_most:
             ranked = ranked.iloc[_even(len(ranked), max(1, round(at_most * len(ranked) / len(patients))))]
@@ -134,16 +141,28 @@ def _even(n: int, count: int) -> NDArray[np.int64]:
     return np.unique(np.round(np.linspace(0, n - 1, min(n, count) + 2)[1:-1]).astype(np.int64))
 
 
-def _swim(axes: Axes, y: float, row: Mapping[str, Any]) -> None:
+def _swim(axes: Axes, y: float, row: Mapping[str, Any], courses: int) -> None:
     first, start = row["pfs_days_1"] / DAYS_PER_MONTH, row["infusion_day"] / DAYS_PER_MONTH
-    second = row["pfs_days_2"] / DAYS_PER_MONTH
     axes.barh(y, first, height=0.72, color=CLASS_COLOURS.get(row["best_1"], style.PALE))
-    axes.plot([first, start], [y, y], color=style.GREY, lw=1)
-    axes.barh(y, second, left=start, height=0.72, color=CLASS_COLOURS.get(row["best_2"], style.PALE))
     axes.plot(first, y, "x", color=style.BLACK, ms=3.2, mew=0.8)
-    axes.plot(start, y, "D", color=style.BLACK, ms=2.0)
-    marker = {"progression": "x", "death": "+", "none": ">"}[row["pfs_event_2"]]
-    axes.plot(start + second, y, marker, color=style.BLACK, ms=5 if marker == "+" else 3.2, mew=0.8)
+    ended = first
+    for course in range(2, courses + 1):
+        lasting = row[f"pfs_days_{course}"] / DAYS_PER_MONTH
+        if not np.isfinite(lasting):
+            return
+        start = start if course == 2 else ended
+        axes.plot([ended, start], [y, y], color=style.GREY, lw=1)
+        axes.barh(y, lasting, left=start, height=0.72, color=CLASS_COLOURS.get(row[f"best_{course}"], style.PALE))
+        axes.plot(start, y, "D", color=style.BLACK, ms=2.0)
+        marker = {"progression": "x", "death": "+", "none": ">"}[row[f"pfs_event_{course}"]]
+        ended = start + lasting
+        axes.plot(ended, y, marker, color=style.BLACK, ms=5 if marker == "+" else 3.2, mew=0.8)
+
+
+def _classes_of(rows: pd.DataFrame) -> dict[str, str]:
+    """Response classes with their colours; sCR only where someone has it, since not every model tells it from CR."""
+    seen = any((rows[name] == "SCR").any() for name in rows.columns if name.startswith("best_"))
+    return {name: colour for name, colour in CLASS_COLOURS.items() if seen or name != "SCR"}
 
 
 # --------------------------------------------------------------------------------------------- survival
@@ -161,7 +180,8 @@ def survival(
 ) -> Figure:
     """Kaplan-Meier curves of PFS with posterior intervals, and the numbers at risk.
 
-    The first curve has its whole band, the others an interval at 12 and 24 months: more would hide them.
+    One or two curves have their whole bands. Of more, only the first has it and the others an interval at 12 and 24
+    months: more bands would hide the curves.
 
     Parameters
     ----------
@@ -196,7 +216,7 @@ def survival(
         draw = rows["draw"].to_numpy()
         curve = kaplan_meier(days, event, level).survival_function_
         axes.step(curve.index, curve.iloc[:, 0], where="post", color=colour, lw=1.5, label=label)
-        if place == 0:
+        if place == 0 or len(drawn) <= BANDED:
             inside = grid[grid <= days[~event].min(initial=np.inf) / DAYS_PER_MONTH]
             low, high = survival_band(days, event, draw, inside, level)
             axes.fill_between(inside, low, high, step="post", color=colour, alpha=0.1, lw=0)
@@ -256,7 +276,7 @@ def best_response(outcomes: pd.DataFrame, *, groups: Sequence[str], title: str =
         for place, group in enumerate(rows):
             members = of_scenario if group == "all" else of_scenario[of_scenario["group"] == group]
             left = 0.0
-            for name, colour in CLASS_COLOURS.items():
+            for name, colour in _classes_of(judged).items():
                 share = float((members["best_2"] == name).mean()) if len(members) else 0.0
                 axes.barh(place, share, left=left, color=colour, height=0.74)
                 left += share
@@ -338,6 +358,372 @@ def _share(axes: Axes, y: float, ends: Sequence[float], colour: str, marker: str
     low, value, high = ends
     axes.plot([low, high], [y, y], color=colour, lw=1.4)
     axes.plot(value, y, marker, color=colour, ms=4)
+
+
+# ----------------------------------------------------------------------------------------- arms side by side
+
+
+@style.styled
+def benefit_map(
+    value: Floats,
+    *,
+    waiting_days: Sequence[float],
+    doses: Sequence[float],
+    error: Floats | None = None,
+    title: str = "",
+    label: str = "months of PFS gained, to the horizon",
+    rows_label: str = "CAR+ cells of the second infusion",
+    columns_label: str = "days from progression to the second infusion",
+) -> Figure:
+    """Heat map of a benefit over two levers, by default waiting time and dose.
+
+    Parameters
+    ----------
+    value
+        (doses, waiting) benefit; 0 is none. NaN: not computed.
+    waiting_days, doses
+        The levers' values, in order.
+    error
+        (doses, waiting) Monte Carlo errors: a value within two of nothing is written in brackets.
+    title, label, rows_label, columns_label
+        Words.
+
+    Raises
+    ------
+    ReinfuseError
+        If the shapes do not agree, or no value is finite.
+    """
+    table = np.asarray(value, dtype=np.float64)
+    if table.shape != (len(doses), len(waiting_days)) or (error is not None and np.shape(error) != table.shape):
+        raise ReinfuseError(
+            f"benefit has shape {table.shape}; give (doses, waiting) = ({len(doses)}, {len(waiting_days)}), errors alike"
+        )
+    if not np.isfinite(table).any():
+        raise ReinfuseError("no benefit is finite; nothing to draw")
+    figure = style.new_figure(1.5 + 0.42 * len(doses))
+    axes = figure.subplots()
+    reach = float(np.nanmax(np.abs(table))) or 1.0
+    image = axes.imshow(table, cmap="RdBu", vmin=-reach, vmax=reach, origin="lower", aspect="auto")
+    image.cmap.set_bad(style.PALE)
+    for (row, column), number in np.ndenumerate(table):
+        if np.isfinite(number):
+            unsure = error is not None and abs(number) <= 2 * error[row, column]
+            text = style.short(float(number)) if number else "0"
+            colour = "white" if abs(number) > 0.6 * reach else style.BLACK
+            axes.text(column, row, f"({text})" if unsure else text, ha="center", va="center", fontsize=7, color=colour)
+    axes.set_xticks(range(len(waiting_days)), [f"{day:g}" for day in waiting_days])
+    axes.set_yticks(range(len(doses)), [style.short(dose) for dose in doses])
+    axes.set(xlabel=columns_label, ylabel=rows_label, title=title or "Benefit by waiting time and dose")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    bar = figure.colorbar(image, ax=axes, shrink=0.9, label=label)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    if error is not None:
+        axes.annotate(
+            "in brackets: within two Monte Carlo errors of none",
+            (0, 0),
+            xytext=(0, -34),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            fontsize=7,
+            color=style.GREY,
+            va="top",
+        )
+    return figure
+
+
+@style.styled
+def paired_differences(
+    differences: Mapping[str, Floats],
+    *,
+    table: pd.DataFrame | None = None,
+    title: str = "",
+    label: str = "difference of second PFS, months (first arm less second)",
+    margin: float = 1.0,
+) -> Figure:
+    """How much longer each patient stays free of progression under one arm than the other, by group.
+
+    Parameters
+    ----------
+    differences
+        (n,) months of each patient, by group.
+    table
+        Index the group; columns `value`, `low`, `high`: the mean and its posterior interval, drawn below each group.
+    title, label
+        Words.
+    margin
+        Months within which a difference counts as none.
+
+    Raises
+    ------
+    ReinfuseError
+        If no group has patients.
+    """
+    drawn = {name: np.asarray(values, dtype=np.float64) for name, values in differences.items() if np.size(values)}
+    if not drawn:
+        raise ReinfuseError("no group has patients; nothing to draw")
+    figure = style.new_figure(1.3 + 0.62 * len(drawn))
+    axes = figure.subplots()
+    reach = 1.05 * max(float(np.abs(values).max()) for values in drawn.values()) or 1.0
+    bins = np.linspace(-reach, reach, 62)  # an odd number of bins: one of them is about 0
+    axes.axvspan(-margin, margin, color=style.PALE, alpha=0.5, lw=0)
+    for place, (name, values) in enumerate(drawn.items()):
+        colour = GROUP_COLOURS.get(name, style.BLUE)
+        count, _ = np.histogram(values, bins)
+        height = 0.62 * np.sqrt(count / max(int(count.max()), 1))  # roots: the few who gain much can be seen
+        axes.bar(bins[:-1], -height, width=np.diff(bins), bottom=place, align="edge", color=colour, alpha=0.55)
+        gains, loses = (values > margin).mean(), (values < -margin).mean()
+        axes.text(1.01, place - 0.3, f"{gains:.0%} gain", transform=axes.get_yaxis_transform(), fontsize=7, va="center")
+        axes.text(
+            1.01, place - 0.05, f"{loses:.0%} lose", transform=axes.get_yaxis_transform(), fontsize=7, va="center"
+        )
+        if table is not None and name in table.index:
+            row = table.loc[name]
+            axes.plot([row["low"], row["high"]], [place + 0.12] * 2, color=style.BLACK, lw=1.4)
+            axes.plot(row["value"], place + 0.12, "o", color=style.BLACK, ms=4)
+    axes.axvline(0, color=style.BLACK, lw=0.8)
+    axes.set(ylim=(len(drawn) - 0.6, -0.75), xlim=(-reach, reach), xlabel=label)
+    axes.set_yticks(range(len(drawn)), [f"{name}\nn {values.size}" for name, values in drawn.items()])
+    axes.set_title(title or "The same patients under two arms")
+    handles: list[Any] = [
+        Patch(color=style.GREY, alpha=0.55, label="patients (height: root of their number)"),
+        Patch(color=style.PALE, alpha=0.5, label=f"within ± {margin:g} months"),
+    ]
+    if table is not None:
+        handles.append(Line2D([], [], color=style.BLACK, marker="o", label="mean, posterior interval"))
+    style.legend_below(figure, handles, columns=3)
+    return figure
+
+
+# --------------------------------------------------------------------------------------------- trajectories
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trajectory:
+    """One virtual patient's way through its courses.
+
+    Attributes
+    ----------
+    name : str
+        Title of its panel.
+    days : ndarray
+        (t,) since the first infusion.
+    burden : ndarray
+        (t,) myeloma cells of the whole body.
+    cart : ndarray
+        (products, t) CAR+ cells/µL of each infusion; NaN or 0 before it.
+    infusions : tuple
+        Days of the infusions.
+    progressions : tuple
+        Days of progression.
+    """
+
+    name: str
+    days: Floats
+    burden: Floats
+    cart: Floats
+    infusions: tuple[float, ...]
+    progressions: tuple[float, ...] = ()
+
+
+@style.styled
+def trajectories(
+    patients: Sequence[Trajectory],
+    *,
+    products: Sequence[str],
+    mrd_cells: float | None = None,
+    least_cart: float = 1e-2,
+    least_burden: float = 1.0,
+    title: str = "",
+) -> Figure:
+    """Myeloma burden and CAR-T cells of a few named virtual patients, through both courses.
+
+    Parameters
+    ----------
+    patients
+        The patients, a panel each.
+    products
+        Names of the infused products, in order, for the legend.
+    mrd_cells
+        Burden below which MRD is negative; a line is drawn there.
+    least_cart, least_burden
+        Below these the curves are cut: so few cells mean nothing here.
+    title
+        Of the figure.
+
+    Raises
+    ------
+    ReinfuseError
+        If there are no patients, or one has CAR-T cells of another number of products.
+    """
+    wrong = [one.name for one in patients if np.atleast_2d(one.cart).shape[0] != len(products)]
+    if not patients or wrong:
+        raise ReinfuseError(f"{len(patients)} patients, {', '.join(wrong) or 'none'} of them without a row of CAR-T cells "
+                            f"for each of {len(products)} products; give both")  # fmt: skip
+    figure, panels = style.grid(len(patients), min(2, len(patients)), 2.1, extra=0.8)
+    highest = 3 * max(float(np.nanmax(one.burden)) for one in patients)
+    peak = 3 * max(float(np.nanmax(one.cart)) for one in patients)
+    colours = [style.SERIES[k % len(style.SERIES)] for k in range(len(products))]
+    for place, (axes, one) in enumerate(zip(panels, patients, strict=True)):
+        other = axes.twinx()
+        other.spines["right"].set_visible(True)
+        months = one.days / DAYS_PER_MONTH
+        axes.plot(months, np.where(one.burden >= least_burden, one.burden, np.nan), color=style.BLACK, lw=1.5)
+        for cells, colour in zip(np.atleast_2d(one.cart), colours, strict=True):
+            other.plot(months, np.where(cells >= least_cart, cells, np.nan), color=colour, lw=1.1)
+        for day in one.infusions:
+            axes.axvline(day / DAYS_PER_MONTH, color=style.GREY, lw=0.8, ls="--", zorder=0)
+        for day in one.progressions:
+            at = float(np.interp(day, one.days, one.burden))
+            axes.plot(day / DAYS_PER_MONTH, at, "x", color=style.VERMILION, ms=6, mew=1.6)
+        if mrd_cells is not None:
+            axes.axhline(mrd_cells, color=style.GREY, lw=0.8, ls=":")
+        for side, low, high in ((axes, least_burden, highest), (other, least_cart, peak)):
+            style.log_axis(side)
+            side.set_ylim(low, high)
+        axes.set_title(one.name)
+        axes.set_xlim(0, months[-1])
+        axes.set_xlabel("months since the first infusion")
+        if place % 2 == 0:
+            axes.set_ylabel("myeloma cells")
+        if place % 2 == 1 or place == len(patients) - 1:
+            other.set_ylabel("CAR+ cells/µL")
+    handles: list[Any] = [Line2D([], [], color=style.BLACK, lw=1.5, label="myeloma burden")]
+    handles += [Line2D([], [], color=c, label=f"CAR-T, {name}") for name, c in zip(products, colours, strict=True)]
+    handles.append(Line2D([], [], color=style.GREY, ls="--", lw=0.8, label="infusion"))
+    handles.append(Line2D([], [], color=style.VERMILION, marker="x", lw=0, label="progression"))
+    if mrd_cells is not None:
+        handles.append(Line2D([], [], color=style.GREY, ls=":", lw=0.8, label="MRD-negative below"))
+    style.legend_below(figure, handles, columns=6)
+    figure.suptitle(title or "Virtual patients through both courses")
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------ waterfall
+
+
+@style.styled
+def waterfall(
+    best: Sequence[str],
+    *,
+    change: Floats | None = None,
+    title: str = "",
+    at_most: int = 120,
+) -> Figure:
+    """Waterfall of best response: one bar per patient, worst to best, coloured by class.
+
+    Parameters
+    ----------
+    best
+        Best response of each patient.
+    change
+        (n,) deepest change of M-protein as a share of baseline, -1 for gone; NaN where it cannot be told. Without it,
+        bars stand for the class alone.
+    title
+        Of the figure.
+    at_most
+        Bars: patients are taken evenly along the order.
+
+    Raises
+    ------
+    ReinfuseError
+        If nobody has a response class (and a change, where changes are given), or numbers differ.
+    """
+    labels = np.asarray(best, dtype=str)
+    if change is not None and np.shape(change) != labels.shape:
+        raise ReinfuseError(f"{labels.size} responses and {np.size(change)} changes; give as many of each")
+    names = list(CLASS_COLOURS)
+    rank = np.array([names.index(label) if label in names else -1 for label in labels])
+    height = rank.astype(np.float64) if change is None else np.clip(np.asarray(change, dtype=np.float64), -1.0, 1.0)
+    shown = np.flatnonzero((rank >= 0) & np.isfinite(height))
+    if not shown.size:
+        raise ReinfuseError("no patient has a response class to draw; nothing to draw")
+    many = shown.size
+    shown = shown[np.lexsort((rank[shown], height[shown] if change is None else -height[shown]))]
+    shown = shown[_even(shown.size, at_most)] if shown.size > at_most else shown
+    figure = style.new_figure(3.2)
+    axes = figure.subplots()
+    colours = [CLASS_COLOURS[names[rank[k]]] for k in shown]
+    places = np.arange(shown.size)
+    if change is None:
+        axes.bar(places, height[shown] + 0.5, width=0.92, color=colours, edgecolor=style.GREY, linewidth=0.3)
+        axes.set_yticks(np.arange(len(names)) + 0.5, ["sCR" if name == "SCR" else name for name in names])
+        axes.set(ylim=(0, max(rank[shown]) + 0.7), ylabel="best response")
+    else:
+        axes.bar(places, height[shown], width=0.92, color=colours, edgecolor=style.GREY, linewidth=0.3)
+        for level in (-0.5, -0.9):
+            axes.axhline(level, color=style.GREY, lw=0.8, ls=":")
+        axes.axhline(0, color=style.BLACK, lw=0.8)
+        axes.set(ylim=(-1.03, max(0.25, 1.1 * float(height[shown].max()))), ylabel="deepest change of M-protein")
+        axes.yaxis.set_major_formatter(_percent)
+    of_all = "" if many == shown.size else f" (of {many}, taken evenly)"
+    axes.set(xticks=[], xlim=(-0.8, shown.size - 0.2), xlabel=f"{shown.size} virtual patients{of_all}")
+    axes.set_title(title or "Best response to the second course")
+    present = [name for k, name in enumerate(names) if (rank[shown] == k).any()]
+    handles = [
+        Patch(
+            facecolor=CLASS_COLOURS[name], edgecolor=style.GREY, linewidth=0.3, label="sCR" if name == "SCR" else name
+        )
+        for name in present
+    ]
+    style.legend_below(figure, handles, columns=7)
+    return figure
+
+
+# -------------------------------------------------------------------------------------------- virtual trials
+
+
+@style.styled
+def virtual_trials(trials: Trials, *, truth: tuple[float, float] | None = None, title: str = "") -> Figure:
+    """What studies of this size would find: hazard ratios and differences of restricted mean PFS.
+
+    Parameters
+    ----------
+    trials
+        From `fits.retreatment.survival.virtual_trials`.
+    truth
+        Hazard ratio and difference of restricted mean PFS over all virtual patients, if known.
+    title
+        Of the figure.
+
+    Raises
+    ------
+    ReinfuseError
+        If no trial could be compared.
+    """
+    if not trials.p_value.size:
+        raise ReinfuseError("no virtual trial has patients and events on both sides; nothing to draw")
+    figure = style.new_figure(3.3)
+    left, right = figure.subplots(1, 2)
+    edges = np.log([0.05, 20.0])
+    logs = np.log(np.clip(trials.hazard_ratio, 0.05, 20.0))
+    significant = trials.p_value < ALPHA
+    bins = np.linspace(*edges, 41)
+    left.hist([logs[significant], logs[~significant]], bins, stacked=True, color=[MODEL, style.PALE])
+    ticks = [0.05, 0.2, 0.5, 1, 2, 5, 20]
+    left.set_xticks(np.log(ticks), ["≤ 0.05", *(f"{tick:g}" for tick in ticks[1:-1]), "≥ 20"])
+    left.set(xlabel="hazard ratio, durable to others", ylabel="virtual trials", xlim=edges)
+    left.set_title(f"above 1 in {trials.wrong_way:.0%}, p < {ALPHA:g} in {trials.significant:.0%}")
+    low, high = trials.interval(trials.rmst_difference)
+    spread = [trials.rmst_difference[significant], trials.rmst_difference[~significant]]
+    right.hist(spread, 40, stacked=True, color=[MODEL, style.PALE])
+    right.set(xlabel=f"months of PFS to {trials.rmst_months:g}, durable less others")
+    right.set_title(f"95 % of trials: {low:.1f} to {high:.1f} months")
+    for axes, none, true in ((left, 0.0, truth and np.log(truth[0])), (right, 0.0, truth and truth[1])):
+        axes.axvline(none, color=style.BLACK, lw=0.8)
+        if true is not None:
+            axes.axvline(float(true), color=style.ORANGE, lw=1.6)
+    handles: list[Any] = [
+        Patch(color=MODEL, label=f"log-rank p < {ALPHA:g}"),
+        Patch(color=style.PALE, label=f"p ≥ {ALPHA:g}"),
+        Line2D([], [], color=style.BLACK, lw=0.8, label="no difference"),
+    ]
+    if truth is not None:
+        handles.append(Line2D([], [], color=style.ORANGE, lw=1.6, label="all virtual patients"))
+    style.legend_below(figure, handles, columns=4)
+    told = "" if trials.comparable > 0.995 else f", {1 - trials.comparable:.0%} of them cannot be compared"
+    figure.suptitle(title or f"What a study of {trials.size} would find ({trials.repeats} virtual trials{told})")
+    return figure
 
 
 def _percent(value: float, _: float) -> str:

@@ -21,7 +21,7 @@ type Flags = NDArray[np.bool_]
 #: Resamples of draws for the Monte Carlo error of a median.
 BOOTSTRAPS: Final = 200
 #: Draws are folded into at most so many clusters where worlds are mixed or draws resampled: unions are clusters too.
-CLUSTERS: Final = 512
+CLUSTERS: Final = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,27 +76,36 @@ class Layout:
         else:
             code = np.asarray(np.unique(labels, return_inverse=True)[1], dtype=np.int64)
         self.draws = int(code.max()) + 1 if self.n else 0
-        self.cell = code if group is None else np.asarray(group, dtype=np.int64) * self.draws + code
+        self.group = np.zeros(self.n, dtype=np.int64) if group is None else np.asarray(group, dtype=np.int64)
+        self.cell = code if group is None else self.group * self.draws + code
+
+    def only(self, who: Flags) -> "Layout":
+        """The same of some patients, (m,); groups and draws keep their places."""
+        if who.all():
+            return self
+        some = object.__new__(Layout)
+        some.n, some.groups, some.draws = int(who.sum()), self.groups, self.draws
+        some.group, some.cell = self.group[who], self.cell[who]
+        return some
 
     def count(self, who: Flags | None = None) -> Floats:
-        """Patients by group and draw, (1 + groups, draws)."""
+        """Patients by group and draw, (1 + groups, draws); of all, or of those who."""
         found = np.bincount(self.cell if who is None else self.cell[who], minlength=self.groups * self.draws)
         return self._with_all(found.reshape(self.groups, self.draws))
 
-    def add(self, value: Floats, who: Flags) -> Floats:
-        """Sums of a value by group and draw, (1 + groups, draws)."""
-        found = np.bincount(self.cell[who], weights=value[who], minlength=self.groups * self.draws)
+    def add(self, value: Floats) -> Floats:
+        """Sums of a value (n,) by group and draw, (1 + groups, draws)."""
+        found = np.bincount(self.cell, weights=value, minlength=self.groups * self.draws)
         return self._with_all(found.reshape(self.groups, self.draws))
 
-    def by_group(self, place: Ints, who: Flags, places: int) -> Floats:
+    def by_group(self, place: Ints, places: int) -> Floats:
         """Patients by group and place, (1 + groups, places)."""
-        group = self.cell[who] // self.draws
-        found = np.bincount(group * places + place[who], minlength=self.groups * places)
+        found = np.bincount(self.group * places + place, minlength=self.groups * places)
         return self._with_all(found.reshape(self.groups, places))
 
-    def by_draw(self, place: Ints, who: Flags, places: int) -> Floats:
+    def by_draw(self, place: Ints, places: int) -> Floats:
         """Patients by group, draw and place, (1 + groups, draws, places)."""
-        found = np.bincount(self.cell[who] * places + place[who], minlength=self.groups * self.draws * places)
+        found = np.bincount(self.cell * places + place, minlength=self.groups * self.draws * places)
         return self._with_all(found.reshape(self.groups, self.draws, places))
 
     @staticmethod
@@ -386,7 +395,6 @@ class Scale:
         """Fine class of each value, (n,); an edge belongs to the class below it, NaN to the one beyond all."""
         with np.errstate(divide="ignore", invalid="ignore"):
             along = np.log(value / self.fine[0]) if self.logarithmic else value - self.fine[0]
-        # an edge is not pushed up by rounding
         classes = np.ceil(np.where(np.isnan(along), np.inf, along) / self.step - 1e-6)
         return np.asarray(np.clip(classes, 0, self.fine.size), dtype=np.int64)
 
@@ -519,8 +527,10 @@ def _resampled(reached: Floats, size: Floats, resamples: Floats) -> Floats:
         share = reached.sum(axis=0) / size.sum()
         noise = special.ndtri((np.arange(BOOTSTRAPS) + 0.5) / BOOTSTRAPS)[:, None]
         return np.asarray(np.clip(share + noise * np.sqrt(share * (1 - share) / size.sum()), 0.0, 1.0))
-    many = resamples @ _folded(size)
-    hits = resamples @ _folded(reached)
+    clusters = _folded(size)
+    there = clusters > 0
+    many = resamples[:, there] @ clusters[there]
+    hits = resamples[:, there] @ _folded(reached)[there]
     # a resample without patients says nothing: it stands for all of them
     everyone = reached.sum(axis=0) / size.sum()
     return np.asarray(np.where(many[:, None] > 0, hits / np.maximum(many, 1)[:, None], everyone))

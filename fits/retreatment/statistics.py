@@ -196,7 +196,7 @@ def survival_band(
     _check_follow_up(t, seen, float(at.max()))
     layout = Layout(draw)
     place = np.searchsorted(at * DAYS_PER_MONTH, t, side="left").astype(np.int64)  # first month by which it is over
-    by_draw = layout.by_draw(place, np.ones(t.size, dtype=np.bool_), at.size + 1)[0]
+    by_draw = layout.by_draw(place, at.size + 1)[0]
     size = by_draw.sum(axis=1)
     found = spread(size[:, None] - np.cumsum(by_draw[:, :-1], axis=1), size)
     tail = (1 - level) / 2
@@ -241,15 +241,15 @@ def median_survival(
         if the median is not reached in some resample. Times count in quarters of a day.
     """
     t = np.where(np.asarray(event, dtype=np.bool_), np.asarray(days, dtype=np.float64), np.inf)
-    found = _medians(Layout(draw), t, np.ones(t.size, dtype=np.bool_), DAYS, resamples_of(rng))[0] if t.size else None
+    found = _medians(Layout(draw), t, DAYS, resamples_of(rng))[0]
     return NOTHING if found is None else found.estimate(level, DAYS_PER_MONTH)
 
 
-def _medians(layout: Layout, value: Floats, who: Flags, scale: Scale, resamples: Floats) -> list[Median | None]:
+def _medians(layout: Layout, value: Floats, scale: Scale, resamples: Floats) -> list[Median | None]:
     """The median of everyone and of each group; +inf is never reached."""
     place = scale.place(value)
-    fine = layout.by_group(place, who, scale.fine.size + 1)
-    coarse = layout.by_draw(scale.coarse_of_fine()[place], who, scale.coarse.size + 1)
+    fine = layout.by_group(place, scale.fine.size + 1)
+    coarse = layout.by_draw(scale.coarse_of_fine()[place], scale.coarse.size + 1)
     return [Median.of(scale, fine[k], coarse[k], resamples) for k in range(len(fine))]
 
 
@@ -631,12 +631,13 @@ class _Course:
         return Measured(course=self.course, measure=measure, unit="proportion", figures=figures)
 
     def _mean(self, measure: str, unit: str, value: Floats, who: Flags, bounds: tuple[float, float]) -> Measured:
-        total, squares, size = self.layout.add(value, who), self.layout.add(value**2, who), self.layout.count(who)
-        figures = [Mean.of(total[k], squares[k], size[k], bounds) for k in range(self.layout.groups)]
+        some, own = self.layout.only(who), value[who]
+        total, squares, size = some.add(own), some.add(own**2), some.count()
+        figures = [Mean.of(total[k], squares[k], size[k], bounds) for k in range(some.groups)]
         return Measured(course=self.course, measure=measure, unit=unit, figures=figures)
 
     def _median(
         self, measure: str, unit: str, value: Floats, who: Flags, scale: Scale = DAYS, divisor: float = 1.0
     ) -> Measured:
-        figures = _medians(self.layout, value, who, scale, self.resamples)[:-1]
+        figures = _medians(self.layout.only(who), value[who], scale, self.resamples)[:-1]
         return Measured(course=self.course, measure=measure, unit=unit, figures=figures, divisor=divisor)
