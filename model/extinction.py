@@ -10,7 +10,7 @@ Rates per cell and day, for BCMA+ and BCMA-low cells::
 
     birth   r room / (1 - turnover)                  crt r room / (1 - turnover)
     death   K + turnover birth                       by K + turnover birth
-    seeds   -                                        u r Ts, immigrants from BCMA+ growth
+    seeds   u r, a BCMA-low cell each                -
 
 ``room = 1 - (Ts + Tr) / KB``. How net growth is split into birth and death is ASSUMED: the data see the difference
 alone. By default all of it is birth. A ``turnover`` of 0.5 (half as many deaths as births without treatment) doubles
@@ -22,7 +22,10 @@ ln x - c / x on the left; on the right, along ln x linear in time, ln(1 + x^3) /
 is the integral of K, exact to the interpolation of ln x, on any grid, and the smooth extinction G, H is undone.
 K comes from ``Ts`` for both clones, for in ``Tr`` it could not be told from seeding.
 
-Both clones depend on each other through K and seeding only; as far as those follow the equations, chances multiply.
+Seeding: while BCMA+ cells follow the equations, the lineages they seed that survive are Poisson. From their switch on
+the two clones are one branching process: a BCMA+ lineage may die out and leave a BCMA-low one behind, or seed only
+because it did not die out. So the chance that all is gone is not the product of the two. K follows the equations for
+both.
 """
 
 from collections.abc import Mapping
@@ -60,8 +63,6 @@ class Extinction:
         Chance for BCMA+ and BCMA-low myeloma; 0 for a clone that never fell to the threshold.
     both : ndarray
         That no myeloma cell is left.
-    seeded : ndarray
-        Number of BCMA-low lineages, seeded by BCMA+ growth since the clone's switch, that are expected to survive.
     switch_sensitive, switch_low : ndarray
         Day on which the clone became a birth-death process; NaN if it did not by that day.
     """
@@ -69,7 +70,6 @@ class Extinction:
     sensitive: Floats
     low: Floats
     both: Floats
-    seeded: Floats
     switch_sensitive: Floats
     switch_low: Floats
 
@@ -139,8 +139,7 @@ def extinction_chance(
     return Extinction(
         sensitive=out[:, 0],
         low=out[:, 1],
-        both=out[:, 0] * out[:, 1],
-        seeded=out[:, 2],
+        both=out[:, 2],
         switch_sensitive=out[:, 3],
         switch_low=out[:, 4],
     )
@@ -210,6 +209,27 @@ def _back(odds: float, births: float, deaths: float) -> float:
 
 
 @leaf
+def _back_seeding(some: float, low: float, births: float, deaths: float, seeds: float) -> tuple[float, float]:
+    """Chances that a BCMA+ lineage leaves any cell, and a BCMA-low one, at a span's start from those at its end.
+
+    With seeds that survive at a rate s both obey dq / dt = s + (b - d - s) q - b q^2 backwards in time, which a linear
+    fraction solves; ``births``, ``deaths``, ``seeds`` are rates times length. No difference of like numbers is taken.
+    """
+    net = births - deaths - seeds
+    root = np.sqrt(net * net + 4.0 * births * seeds)
+    if root < 1e-8:
+        return (some + seeds) / (1.0 + births * some), (low + seeds) / (1.0 + births * low)
+    large = root + abs(net)
+    small = 4.0 * births * seeds / large
+    plus, minus = (large, small) if net > 0.0 else (small, large)  # root + net, root - net
+    gone = -np.expm1(-root)
+    left = 1.0 - gone
+    share, seeded = plus + left * minus, 2.0 * seeds * gone
+    base, brake = minus + left * plus, 2.0 * births * gone
+    return (some * share + seeded) / (base + some * brake), (low * share + seeded) / (base + low * brake)
+
+
+@leaf
 def _gone(cells: float, odds: float, poisson: bool) -> float:
     """Chance that all lineages of a clone are extinct."""
     if cells <= 0.0:
@@ -217,6 +237,14 @@ def _gone(cells: float, odds: float, poisson: bool) -> float:
     if poisson:
         return float(np.exp(-cells / (1.0 + odds)))
     return float(np.exp(-cells * np.log1p(1.0 / odds))) if odds > 0.0 else 0.0
+
+
+@leaf
+def _none(cells: float, chance: float, poisson: bool) -> float:
+    """Chance that none of a clone's lineages leaves something behind."""
+    if poisson:
+        return float(np.exp(-cells * chance))
+    return float(np.exp(cells * np.log1p(-chance))) if chance < 1.0 else 0.0
 
 
 @leaf
@@ -273,6 +301,7 @@ def _one(
     if row_r >= 0 and day_r <= end:
         begin, out[4] = min(begin, day_r), day_r
     odds_s, odds_r, seeds = 0.0, 0.0, 0.0
+    any_left, low_left = 1.0, 0.0  # chances that a BCMA+ lineage leaves any cell, or a BCMA-low one, behind
     row = days.size - 1
     while row > 0 and days[row - 1] >= end:
         row -= 1
@@ -289,25 +318,34 @@ def _one(
         kill = _killed(before_s, ending_s, sensitive[row - 1], sensitive[row] - jump, growth * length) / length
         birth = growth / (1.0 - turnover)
         bridging_counts = jump < 0.0 and days[row] <= end
-        if out[3] < stop:
-            if bridging_counts:
-                odds_s = (odds_s + 1.0) * share - 1.0
-            part = stop - max(start, day_s)
-            odds_s = _back(odds_s, birth * part, (kill + turnover * birth) * part)
+        seeding = 0.0
         if out[4] < stop:
             if bridging_counts:
                 odds_r = (odds_r + 1.0) * share - 1.0
             part = stop - max(start, day_r)
             later = 1.0 / (1.0 + odds_r)
             odds_r = _back(odds_r, crt * birth * part, (by * kill + turnover * crt * birth) * part)
-            seeds += 0.5 * part * u * r * (before_s / (1.0 + odds_r) + ending_s * later)
+            seeding = 0.5 * u * r * (1.0 / (1.0 + odds_r) + later)
+            until_switch = min(stop, day_s) - max(start, day_r) if out[3] <= end else part
+            if until_switch > 0.0:
+                seeds += 0.5 * until_switch * u * r * (before_s / (1.0 + odds_r) + ending_s * later)
+        if out[3] < stop:
+            if bridging_counts:
+                odds_s = (odds_s + 1.0) * share - 1.0
+                any_left, low_left = any_left / share, low_left / share
+            part = stop - max(start, day_s)
+            births, deaths = birth * part, (kill + turnover * birth) * part
+            odds_s = _back(odds_s, births, deaths)
+            any_left, low_left = _back_seeding(any_left, low_left, births, deaths, seeding * part)
         after_s, after_r = before_s, before_r
         row -= 1
     if out[3] <= end:
         out[0] = _gone(cells_s, odds_s, row_s == 0)
     if out[4] <= end:
         out[1] = _gone(cells_r, odds_r, row_r == 0) * np.exp(-seeds)
-        out[2] = seeds
+        if out[3] <= end:
+            out[2] = out[1] * _none(cells_s, any_left, row_s == 0)
+            out[1] *= _none(cells_s, low_left, row_s == 0)
 
 
 @parallel_kernel
@@ -323,7 +361,7 @@ def _chances(
     turnover: float,
     out: Floats,
 ) -> None:
-    """Chances of n patients into ``out`` (n, 5): BCMA+, BCMA-low, seeded lineages, and the days of both switches."""
+    """Chances of n patients into ``out`` (n, 5): BCMA+, BCMA-low, all myeloma, and the days of both switches."""
     for i in prange(sensitive.shape[0]):
         if np.all(np.isfinite(sensitive[i])) and np.all(np.isfinite(low[i])):
             _one(

@@ -396,17 +396,21 @@ def _warning(
         said.append(f"The data cannot tell: no data have moved {names}, so this probability is the prior's.")
     elif unmoved:
         said.append(f"Partly the prior's: no data have moved {', '.join(unmoved)}.")
-    if patients is not None and not _moves(driver, favourable or {}, patients):
+    moved = driver.parameters if patients is None else _moved(driver, favourable or {}, patients)
+    if not moved:
         said.append(f"It could not be found: these patients are all alike in {names}, or have none of it.")
+    elif driver.better and len(moved) < len(driver.parameters):
+        held = ", ".join(name for name in driver.parameters if name not in moved)
+        said.append(f"Through {', '.join(moved)} alone: these patients are all alike in {held}.")
     if figures[2] - figures[1] > WIDE:
         said.append(f"Draws of the population disagree: from {figures[1]:.0%} to {figures[2]:.0%}.")
     return " ".join(said)
 
 
-def _moves(driver: Driver, favourable: Mapping[str, Floats], patients: VirtualPatients) -> bool:
-    """Whether removal changes any patient's numbers."""
+def _moved(driver: Driver, favourable: Mapping[str, Floats], patients: VirtualPatients) -> tuple[str, ...]:
+    """Parameters that the removal changes in some patient."""
     own = patients.parameters
     if not driver.better:
-        return any(np.any(own[name] != 0) for name in driver.parameters if name in own)
+        return tuple(name for name in driver.parameters if name in own and np.any(own[name] != 0))
     better = _improved(own, driver, favourable, patients.draw)
-    return any(np.any(~np.isclose(values, own[name], rtol=1e-9, atol=0)) for name, values in better.items())
+    return tuple(name for name, values in better.items() if not np.allclose(values, own[name], rtol=1e-9, atol=0))

@@ -169,29 +169,72 @@ def test_equations_with_a_tail_against_gillespie_from_a_thousand_cells(kill):
         assert found == pytest.approx(simulated, abs=error(simulated) + 0.005), threshold
 
 
-@pytest.mark.parametrize("by", [0.05, 0.3])
-def test_low_clone_with_seeding_against_gillespie(by):
-    days = np.linspace(0, 60, 241)
-    rates = {**RATES, "by": by, "u": 0.01}
-    kill, fall = 0.6, 0.5  # BCMA+ cells fall at r - K = -0.5 per day, steadily
-    sensitive = np.log(1000.0) - fall * days
-    above = sensitive > 3  # from there the equation fades: what seeds is gone by then
-    grid, logs = days[above], sensitive[above]
-    until = float(grid[-1])
+@njit
+def two_clones(cells, low, rates, kill, decay, until, repeats, rng):
+    """Shares of exact simulations without BCMA-low and without any cell at the end; ``low`` is a Poisson mean."""
+    r, crt, by, u = rates
+    neither, no_low = 0, 0
+    for _ in range(repeats):
+        n, m, t = cells, rng.poisson(low), 0.0
+        while n + m > 0:
+            k = kill * np.exp(-decay * t)
+            total = n * (r + k + u * r) + m * (crt * r + by * k)
+            t += rng.exponential(1.0 / total)
+            if t >= until or m > 300 or n > 4 * cells + 3000:
+                break
+            now = kill * np.exp(-decay * t)
+            pick = rng.random() * total
+            if pick < n * (r + k + u * r):
+                if pick < n * r:
+                    n += 1
+                elif pick < n * (r + u * r):
+                    m += 1
+                elif pick < n * (r + u * r + now):
+                    n -= 1
+            else:
+                pick -= n * (r + k + u * r)
+                if pick < m * crt * r:
+                    m += 1
+                elif pick < m * (crt * r + by * now):
+                    m -= 1
+        neither += n + m == 0
+        no_low += m == 0
+    return no_low / repeats, neither / repeats
+
+
+@pytest.mark.parametrize(("kill", "u", "start"), [(1.0, 0.001, 2.0), (1.3, 0.01, 2.0), (1.0, 0.05, 0.02)])
+def test_both_clones_with_seeding_against_gillespie(kill, u, start):
+    days = np.linspace(0, 40, 161)
+    rates = {**RATES, "u": u, "by": 0.2}
+    sensitive = clone(lambda t: kill * np.exp(-t / 9.0), rates["r"], 1000.0, days)
     found = extinction_chance(
-        times=grid, log_sensitive=logs[None], log_low=np.full((1, grid.size), np.log(3.0)), parameters=rates
+        times=days, log_sensitive=sensitive[None], log_low=np.full((1, days.size), np.log(start)), parameters=rates
     )
-    seeds = rates["u"] * rates["r"] * 1000.0
-    simulated = gillespie(-3, 0.08, by * kill, 0.0, seeds, fall, until, REPEATS, np.random.default_rng(11))
-    assert found.low[0] == pytest.approx(simulated, abs=error(simulated))
-    none = extinction_chance(
-        times=grid,
-        log_sensitive=logs[None],
-        log_low=np.full((1, grid.size), np.log(3.0)),
-        parameters={**rates, "u": 0.0},
+    order = tuple(rates[name] for name in ("r", "crt", "by", "u"))
+    no_low, neither = two_clones(1000, start, order, kill, 1 / 9.0, 40.0, REPEATS, np.random.default_rng(11))
+    assert found.low[0] == pytest.approx(no_low, abs=error(no_low) + 0.001)
+    assert found.both[0] == pytest.approx(neither, abs=error(neither) + 0.001)
+    assert found.both[0] > found.low[0] * found.sensitive[0]
+    apart = extinction_chance(
+        times=days,
+        log_sensitive=sensitive[None],
+        log_low=np.full((1, days.size), np.log(start)),
+        parameters=rates | {"u": 0.0},
     )
-    assert found.low[0] == pytest.approx(none.low[0] * np.exp(-found.seeded[0]), rel=1e-9)
-    assert 0.3 * seeds / fall < found.seeded[0] < seeds / fall
+    assert apart.both[0] == pytest.approx(apart.low[0] * apart.sensitive[0], rel=1e-9)
+
+
+def test_seeding_before_the_switch_is_poisson():
+    days = np.linspace(0, 60, 601)
+    sensitive = np.log(1e6) - 0.1 * days  # 2479 cells at the end: never a birth-death process
+    given_ = {"times": days, "log_sensitive": sensitive[None], "log_low": np.full((1, days.size), 1.0)}
+    found, none = (extinction_chance(**given_, parameters=RATES | {"u": u}) for u in (1e-6, 0.0))
+    # killing is 0.2, so a BCMA-low cell is born at 0.08 and dies at 0.06
+    survive = [1 - kendall(cells=1, days=[60 - t], birth=[0.08], death=[0.06]) for t in days]
+    seeds = np.trapezoid(1e-6 * 0.1 * np.exp(sensitive) * np.array(survive), days)
+    assert found.low[0] == pytest.approx(none.low[0] * np.exp(-seeds), rel=1e-5)
+    assert none.low[0] / found.low[0] > 1.2
+    assert found.both[0] == 0
 
 
 # ------------------------------------------------------------------------------------ twin and the model
@@ -205,24 +248,41 @@ def killed(logs: np.ndarray, growth: np.ndarray) -> np.ndarray:
     return np.maximum(growth * np.diff(fade, axis=1) / slope - np.diff(logs - FADE / x, axis=1), 0.0)
 
 
-def twin(days, sensitive, low, p, threshold, turnover):
-    """Chances of clones that switch on a row, to the end of the report, without bridging."""
+def twin(days, sensitive, low, p, turnover):
+    """Chances of clones that switch on the first row, to the end of the report, without bridging, (3, n)."""
     length = np.diff(days)
     total = np.exp(sensitive) + np.exp(low)
-    room = 1 - 0.5 * (total[:, 1:] + total[:, :-1]) / p["KB"]
-    growth = p["r"] * room * length
-    kill = killed(sensitive, growth)
-    birth = growth / (1 - turnover)
-    found = np.empty((2, sensitive.shape[0]))
-    for i in range(sensitive.shape[0]):
-        begin = int(np.argmax(sensitive[i] <= np.log(threshold)))
-        rates = {"birth": (birth / length)[i, begin:], "death": ((kill + turnover * birth) / length)[i, begin:]}
-        found[0, i] = kendall(cells=np.exp(sensitive[i, begin]), days=length[begin:], **rates)
-        b, d = p["crt"] * birth[i] / length, (p["by"] * kill + turnover * p["crt"] * birth)[i] / length
-        survive = [1 - float(kendall(cells=1, days=length[j:], birth=b[j:], death=d[j:])) for j in range(length.size)]
-        rate = p["u"] * p["r"] * np.exp(sensitive[i]) * np.array([*survive, 1.0])
-        found[1, i] = np.exp(-np.exp(low[i, 0]) * survive[0] - np.trapezoid(rate, days))
-    return found
+    growth = p["r"] * (1 - 0.5 * (total[:, 1:] + total[:, :-1]) / p["KB"]) * length
+    kill = killed(sensitive, growth) / length
+    birth = growth / length / (1 - turnover)
+    death = kill + turnover * birth
+    b, d = p["crt"] * birth, p["by"] * kill + turnover * p["crt"] * birth
+    spans = range(length.size)
+    survive = 1 - np.stack(
+        [kendall(cells=1, days=length[j:], birth=b[:, j:], death=d[:, j:]) for j in spans] + [np.zeros(len(b))], axis=1
+    )
+    left = np.stack([np.ones(len(b)), np.zeros(len(b))])  # any cell, a BCMA-low cell
+    for j in reversed(spans):
+        seeds = 0.5 * p["u"] * p["r"] * (survive[:, j] + survive[:, j + 1])
+        left = backwards(left, birth[:, j], death[:, j], seeds, length[j])
+    first, poisson = np.exp(sensitive[:, 0]), np.exp(-np.exp(low[:, 0]) * survive[:, 0])
+    any_, low_ = (1 - left) ** first
+    return np.stack([kendall(cells=first, days=length, birth=birth, death=death), poisson * low_, poisson * any_])
+
+
+def backwards(q, b, d, seeds, length, steps=200):
+    """The branching process's equation, by Runge and Kutta."""
+
+    def slope(q):
+        return seeds + (b - d - seeds) * q - b * q**2
+
+    h = length / steps
+    for _ in range(steps):
+        k1 = slope(q)
+        k2 = slope(q + 0.5 * h * k1)
+        k3 = slope(q + 0.5 * h * k2)
+        q = q + h / 6 * (k1 + 2 * k2 + 2 * k3 + slope(q + h * k3))
+    return q
 
 
 def test_kernel_against_its_readable_twin():
@@ -238,12 +298,12 @@ def test_kernel_against_its_readable_twin():
     found = extinction_chance(
         times=days, log_sensitive=sensitive, log_low=low, parameters=p, threshold=threshold, turnover=0.4
     )
-    expected = twin(days, sensitive, low, p, threshold * (1 + 1e-8), 0.4)
+    expected = twin(days, sensitive, low, p, 0.4)
     assert np.ptp(expected[0]) > 0.3
     assert np.ptp(expected[1]) > 0.3
     np.testing.assert_allclose(found.sensitive, expected[0], rtol=1e-5, atol=1e-8)
-    np.testing.assert_allclose(found.low, expected[1], rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(found.both, found.sensitive * found.low)
+    np.testing.assert_allclose(found.low, expected[1], rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(found.both, expected[2], rtol=1e-5, atol=1e-8)
 
 
 def test_the_killing_rate_solved_for_is_that_of_the_model():

@@ -255,7 +255,9 @@ def test_warnings_say_where_the_data_cannot_tell():
     assert found["host T-cell dysfunction"] == (
         "The data cannot tell: no data have moved bR, bXQ, sline, sres, so this probability is the prior's."
     )
-    assert found["tumour-intrinsic resistance"] == "Partly the prior's: no data have moved KE."
+    assert found["tumour-intrinsic resistance"] == (
+        "Partly the prior's: no data have moved KE. Through KE alone: these patients are all alike in k."
+    )
     assert found["short persistence"].startswith("It could not be found")
     assert found["antigen loss"].startswith("The data cannot tell")
     assert "could not be found" in found["antigen loss"]  # nobody has a BCMA-low clone before therapy
