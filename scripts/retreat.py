@@ -153,9 +153,9 @@ def retreat(
     """
     import numpy as np
 
-    from reinfuse.fits.retreatment.pictures import draw
     from reinfuse.fits.retreatment import engine, folder
     from reinfuse.fits.retreatment.analysis import analyse
+    from reinfuse.fits.retreatment.pictures import draw
     from reinfuse.fits.retreatment.scenarios import load
 
     started = time.monotonic()
@@ -181,7 +181,7 @@ def retreat(
         with progress("Tables", 1.0) as tick:
             found = analyse(experiment, file, population, rng=rng, seed=seed, explain=explain, progress=tick)
         with progress("Figures", 1.0) as tick:
-            figures = draw(found, experiment, file)
+            figures = draw(found, experiment, file, population, rng=rng, seed=seed)
             tick(1.0)
         folder.write(
             place,
@@ -282,8 +282,11 @@ def _print_summary(console: "Console", found: "Analysis", experiment: "Experimen
                 table.add_row("  interval", "", *(_interval(row) for row in figures), style="dim")
         console.print(table)
     worlds = ", ".join(f"{name} {weight:.0%}" for name, weight in file.weights.items())
-    console.print(f"Second courses, worlds stacked ({escape(worlds)}); each world, all intervals and Monte Carlo "
-                  "errors are in summary.csv.", style="dim")
+    console.print(
+        f"Second courses, worlds stacked ({escape(worlds)}); each world, all intervals and Monte Carlo "
+        "errors are in summary.csv.",
+        style="dim",
+    )
 
 
 def _value(row: "pd.Series[Any]") -> str:

@@ -1,6 +1,6 @@
 """What an experiment says: its tables, arm by arm from disk, ready to be written, drawn and printed."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,18 +8,37 @@ import numpy as np
 import pandas as pd
 
 from reinfuse.model.parameters import table
+from reinfuse.model.response import ResponseRules
 
-from .anchor import COLUMNS as ANCHOR_COLUMNS
-from .anchor import beside_study, tally
+from . import anchor, published_series
+from .arms import first_infusion, later_infusion
 from .block import BLOCK, Block, Work
+from .contrasts import UPPER_BOUND, choices, contrasts
 from .drivers import attribute, favourable_values, summarise_drivers
+from .engine import Experiment
+from .folder import TABLES
+from .frailty import TwoCourses, decompose
 from .outcome_table import OutcomeTable
 from .scenarios import GROUPS, ScenarioFile
-from .statistics import summarise
+from .statistics import STACKED, summarise
+from .survival import survival_table
 from .virtual_patients import SampledPopulation
 
 #: Virtual patients whose relapses are explained, of the main scenario.
 EXPLAINED: Final = 500
+#: Candidates of each draw of the population whose two courses are taken apart.
+PER_DRAW: Final = 60
+_WHO: Final = ("scenario", "world", "patient", "draw", "group", "infused", "failed")
+#: Columns that comparisons read.
+CONTRAST_READ: Final = (
+    *(*_WHO, "best_2", "evaluable_2", "mrd5_2", "mrd6_2"),
+    *("cure_chance_2", "pfs_days_2", "pfs_event_2"),
+)
+PAIR_COLUMNS: Final = (*_WHO, "dor_days_1", "pfs_days_1", "pfs_days_2", "pfs_event_2")
+PUBLISHED_READ: Final = (
+    *(*_WHO, "first_product", "second_product", "best_1", "best_2", "evaluable_2"),
+    *("mrd5_2", "pfs_days_2", "pfs_event_2", "dor_days_2", "response_days_2"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,29 +75,234 @@ def parts(
         yield scenario, world, outcomes.read(scenario, world, columns)
 
 
-def summary(outcomes: OutcomeTable, file: ScenarioFile, *, rng: np.random.Generator) -> pd.DataFrame:
-    """`summary.csv`: every read-out per scenario, world and first-response group."""
-    return summarise(parts(outcomes, file), groups=GROUPS, weights=file.weights, rng=rng, level=file.settings.level)
+def main_scenario(file: ScenarioFile) -> str:
+    """The scenario that others are set against: the anchor, else the first one with a second infusion."""
+    treated = [scenario.name for scenario in file.scenarios if scenario.later]
+    return file.anchor or (treated or [file.scenarios[0].name])[0]
 
 
-def anchor_table(outcomes: OutcomeTable, file: ScenarioFile) -> pd.DataFrame:
-    """`anchor.csv`: the study of ten beside the scenario that mimics it, for all and for first responders.
+def analyse(
+    experiment: Experiment,
+    file: ScenarioFile,
+    population: SampledPopulation,
+    *,
+    rng: np.random.Generator,
+    seed: int,
+    explain: bool = True,
+    progress: Callable[[float], None] | None = None,
+) -> Analysis:
+    """Make every table of an experiment, and say what it means.
 
-    Empty if no scenario mimics it.
+    Parameters
+    ----------
+    experiment, file, population, seed
+        Of `engine.run`.
+    rng
+        Of bootstraps and virtual trials.
+    explain
+        Whether to ask what drove relapses and what the correlation of first and second PFS is made of, which takes
+        further simulations.
+    progress
+        Told of the share done since the last call; 1 in all.
+
+    Returns
+    -------
+    Analysis
     """
+    tick = progress or (lambda _: None)
+    outcomes, level, weights = experiment.outcomes, file.settings.level, present_weights(experiment.outcomes, file)
+    real = population.observed is not None
+    tables = dict.fromkeys(TABLES, pd.DataFrame())
+    words: dict[str, list[str]] = {}
+    tables["summary"] = summarise(parts(outcomes, file), groups=GROUPS, weights=weights, rng=rng, level=level)
+    tick(0.2)
+    tables["contrasts"], tables["choices"], words["Which arm"] = _compared(outcomes, file, weights)
+    tick(0.2)
+    tables["survival"] = survival_table(parts(outcomes, file, PAIR_COLUMNS), rng=rng, level=level)
+    words["First response as a predictor of the second"] = _predictor(tables["survival"], file)
+    tick(0.2)
+    if not real and file.anchor is not None:
+        tables["anchor"], words["Beside the published study of ten patients"] = _anchor(outcomes, file, weights, rng)
+    if not real:
+        tables["published"], words["Beside published series"] = _published(outcomes, file, weights, rng)
+    tick(0.1)
+    if explain:
+        _, tables["drivers"] = relapse_drivers(file, population, scenario=main_scenario(file), seed=seed)
+        words["What drove the first relapses"] = _driven(tables["drivers"])
+    tick(0.1)
+    if explain and not real and (plan := _two_courses(file)) is not None:
+        found = decompose(population, plan, per_draw=PER_DRAW, seed=seed, level=level)
+        tables["frailty"] = pd.concat({"ladder": found.ladder, "factors": found.attribution}, names=["part"])
+        tables["frailty"] = tables["frailty"].reset_index(level="part")
+        words["Why a long first response goes with a long second one"] = list(found.sentences)
+    tick(0.2)
+    caveats = [*experiment.caveats]
+    if tables["anchor"].size:
+        caveats.append(anchor.UNKNOWN)
+    if real:
+        caveats.insert(0, population.observed.sentence if population.observed is not None else "")
+    return Analysis(tables=tables, words={title: said for title, said in words.items() if said}, caveats=caveats)
+
+
+def present_weights(outcomes: OutcomeTable, file: ScenarioFile) -> dict[str, float]:
+    """Weights of the worlds that have patients, summing to 1."""
+    there = {world for _, world in outcomes.arms}
+    weights = {world: weight for world, weight in file.weights.items() if world in there}
+    total = sum(weights.values())
+    return {world: weight / total for world, weight in weights.items()}
+
+
+def _complete(outcomes: OutcomeTable, weights: Mapping[str, float], scenario: str) -> bool:
+    """Whether a scenario has patients in every world that counts."""
+    return all((scenario, world) in outcomes.arms for world, weight in weights.items() if weight > 0)
+
+
+def _compared(
+    outcomes: OutcomeTable, file: ScenarioFile, weights: Mapping[str, float]
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Contrasts of the main scenario with the others that have the same first course, and the best choice."""
+    main = main_scenario(file)
+    by_name = {scenario.name: scenario for scenario in file.scenarios}
+    world = file.worlds[0]
+    key = by_name[main].first_key(world)
+    arms = [
+        name
+        for name, scenario in by_name.items()
+        if scenario.first_key(world) == key
+        and scenario.first == by_name[main].first
+        and _complete(outcomes, weights, name)
+    ]
+    if main not in arms or len(arms) < 2:
+        return pd.DataFrame(), pd.DataFrame(), []
+    horizon = min(24.0, file.settings.second_horizon_months)
+    level = file.settings.level
+
+    def read(scenario: str, world: str) -> pd.DataFrame:
+        return outcomes.read(scenario, world, CONTRAST_READ)
+
+    pairs = [(main, other) for other in arms if other != main]
+    found = contrasts(read, pairs=pairs, groups=GROUPS, weights=weights, horizon_months=horizon, level=level)
+    best = choices(read, arms=arms, groups=GROUPS, weights=weights, horizon_months=horizon, level=level)
+    return found, best, [*_contrasted(found), *_chosen(best)]
+
+
+def _contrasted(table: pd.DataFrame) -> list[str]:
+    of_all = table[(table["world"] == STACKED) & (table["group"] == "all")]
+    said = []
+    for (first, second), rows in of_all.groupby(["first_arm", "second_arm"], sort=False):
+        by = {str(row["measure"]): row for row in rows.to_dict("records")}
+        months = next(row for name, row in by.items() if name.startswith("second PFS to"))
+        gains, loses = (next(row for name, row in by.items() if name.startswith(word)) for word in ("gains", "loses"))
+        said.append(
+            f"{first!r} less {second!r}, the same patients: {months['value']:+.1f} months of {months['measure']} "
+            f"[{months['low']:+.1f}, {months['high']:+.1f}] (Monte Carlo error {months['mc_error']:.2f}); "
+            f"{gains['value']:.0%} {gains['measure'].replace('gains', 'gain')}, {loses['value']:.0%} lose as much."
+        )
+    return said
+
+
+def _chosen(table: pd.DataFrame) -> list[str]:
+    rows = table[(table["world"] == STACKED) & (table["group"] == "all")]
+    regret = rows[rows["measure"] == "regret of the common choice"]
+    said = []
+    for row in regret.to_dict("records"):
+        said.append(
+            f"Best for all alike: {row['arm']!r}; who knew each patient's future would win {row['value']:.1f} months "
+            f"more [{row['low']:.1f}, {row['high']:.1f}]. {UPPER_BOUND}"
+        )
+    return said
+
+
+def _predictor(table: pd.DataFrame, file: ScenarioFile) -> list[str]:
+    """The first world's figures of the main scenario, in words."""
+    mine = table[(table["scenario"] == main_scenario(file)) & (table["world"] == file.worlds[0].name)]
+    return [
+        f"{row['measure']}{'' if np.isnan(row['months']) else f' at {row["months"]:g} months'}: {row['value']:.2f} "
+        f"[{row['low']:.2f}, {row['high']:.2f}]" + (f" ({row['remark']})" if row["remark"] else "")
+        for row in mine.to_dict("records")
+    ]
+
+
+def _anchor(
+    outcomes: OutcomeTable, file: ScenarioFile, weights: Mapping[str, float], rng: np.random.Generator
+) -> tuple[pd.DataFrame, list[str]]:
+    """The study of ten beside the scenario that mimics it, for all and for first responders."""
+    mimic = str(file.anchor)
+    if not _complete(outcomes, weights, mimic):
+        return pd.DataFrame(), []
+    frames = {world: outcomes.read(mimic, world, ["scenario", "world", *anchor.COLUMNS]) for world in weights}
     found = []
+    said = []
     for responders in (False, True):
-        tallies = {
-            world: tally(rows, responders=responders)
-            for scenario, world, rows in parts(outcomes, file, ANCHOR_COLUMNS)
-            if scenario == file.anchor
-        }
-        if tallies:
-            weights = {world: weight for world, weight in file.weights.items() if world in tallies}
-            total = sum(weights.values())
-            shared = {world: weight / total for world, weight in weights.items()} if total > 0 else None
-            found.append(beside_study(tallies, responders=responders, weights=shared, level=file.settings.level))
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+        tallies = {world: anchor.tally(rows, responders=responders) for world, rows in frames.items()}
+        one = anchor.beside_study(tallies, responders=responders, weights=weights, level=file.settings.level)
+        found.append(one)
+        stacked = one[one["world"] == STACKED]
+        said += [f"{row['patients']}: {anchor.words(row)}" for _, row in stacked.iterrows()]
+    ways = {world: anchor.direction(rows, mimic, rng=rng, world=world) for world, rows in frames.items()}
+    said += [anchor.stacked_direction(ways, weights).sentence, f"Source: {anchor.SOURCE}."]
+    return pd.concat(found, ignore_index=True), said
+
+
+def _published(
+    outcomes: OutcomeTable, file: ScenarioFile, weights: Mapping[str, float], rng: np.random.Generator
+) -> tuple[pd.DataFrame, list[str]]:
+    """Published series beside the arms that suit them; misfits in words."""
+    products = pd.DataFrame(
+        [
+            {
+                "scenario": scenario.name,
+                "first_product": scenario.first.product,
+                "second_product": scenario.second_label,
+            }
+            for scenario in file.scenarios
+            if _complete(outcomes, weights, scenario.name)
+        ],
+        columns=["scenario", "first_product", "second_product"],
+    )
+    rows: list[dict[str, object]] = []
+    for series in published_series.SERIES:
+        arms = published_series.arms_for(series, products)
+        if not arms:
+            rows += [published_series.beside_nothing(series, reading) for reading in series.readings]
+        for arm in arms:
+            frames = {world: outcomes.read(arm, world, PUBLISHED_READ) for world in weights}
+            for reading in series.readings:
+                tallies = {
+                    world: published_series.tally(frame, series, reading, rng=rng) for world, frame in frames.items()
+                }
+                rows += published_series.beside(
+                    series, reading, tallies, arm=arm, weights=weights, level=file.settings.level
+                )
+    table = pd.DataFrame(rows, columns=list(published_series.TABLE_COLUMNS))
+    return table, published_series.misfits(table[table["world"] == STACKED])
+
+
+def _driven(table: pd.DataFrame) -> list[str]:
+    rows = table[table["group"] == "all"].sort_values("probability", ascending=False)
+    said = []
+    for row in rows.to_dict("records"):
+        said.append(
+            f"{row['driver']}: main driver in {row['probability']:.0%} [{row['low']:.0%}, {row['high']:.0%}] of "
+            f"{row['n']} relapses." + (f" {row['warning']}" if row["warning"] else "")
+        )
+    return said
+
+
+def _two_courses(file: ScenarioFile) -> TwoCourses | None:
+    """The main scenario as the decomposition wants it."""
+    scenario = next(one for one in file.scenarios if one.name == main_scenario(file))
+    if not scenario.later:
+        return None
+    plan = scenario.later[0]
+    settings = file.settings
+    return TwoCourses(
+        first=first_infusion(scenario, file),
+        second=later_infusion(plan, file, np.zeros(())),
+        days_after_progression=plan.days_after_progression,
+        follow_up_months=min(settings.first_horizon_months, settings.second_horizon_months),
+        rules=ResponseRules(visit_interval=float(settings.visit_every_days)),
+    )
 
 
 def relapse_drivers(

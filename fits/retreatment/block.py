@@ -231,6 +231,24 @@ class Work:
 
         return follow
 
+    def trajectories(
+        self, scenario: Scenario, world: World, rows: Integers, day: Floats, *, until: float, every: float = 2.0
+    ) -> xr.Dataset:
+        """Both courses of some candidates, the second infusion on each one's day (n,): cells by product and burden."""
+        patients = self.virtual.subset(rows)
+        course = [self.first_infusion(scenario)]
+        if scenario.later:
+            course.append(later_infusion(scenario.later[0], self.file, day))
+        cells = [f"{cell}{slot}" for slot in range(1, len(course) + 1) for cell in "EMX"]
+        return self.simulate(
+            course=course,
+            times=np.arange(0.0, until + every, every),
+            parameters=arm_parameters(patients, scenario, world, course, self.rows),
+            options=self.population.options,
+            readouts=["Ts", "Tr", "mprotein", *cells],
+            tolerance=TOLERANCE,
+        )
+
     def first_infusion(self, scenario: Scenario) -> Infusion:
         """The first infusion: as it was given to a real patient, else as the scenario says."""
         observed = self.population.observed

@@ -29,6 +29,7 @@ UNFINISHED_FILE: Final = ".outcomes.parquet.part"
 TABLES: Final[Mapping[str, str]] = {
     "summary": "read-outs per scenario, world and first-response group",
     "contrasts": "differences between arms, patient by patient",
+    "choices": "which arm is best on average, and what choosing it for all costs",
     "survival": "first response as a predictor of the second",
     "anchor": "beside the study of ten patients",
     "published": "beside published series",

@@ -35,8 +35,8 @@ HYPOTHESIS_NAMES: Final = ("host_dysfunction", "antigen_loss_fraction", "anti_ca
 #: Infusions of a patient at most.
 MOST_COURSES: Final = 8
 
-#: The scenario file used when none is given.
-BUNDLED: Final = "sequential_bcma.toml"
+#: The scenario files that come with the package, by name; the first is used when none is given.
+BUNDLED: Final = ("sequential_bcma", "timing_and_dose")
 
 
 class ScenarioError(ReinfuseError):
@@ -437,17 +437,18 @@ def load(path: str | Path | None = None) -> ScenarioFile:
     Parameters
     ----------
     path
-        A TOML file; the bundled `sequential_bcma.toml` when None.
+        A TOML file, or the name of a bundled one (`BUNDLED`); the first of these when None.
 
     Raises
     ------
     ScenarioError
         With every fault that could be found: file, key, value seen, remedy.
     """
-    if path is None:
-        text = resources.files(__package__).joinpath("data", BUNDLED).read_text(encoding="utf-8")
-        return parse(text, where=BUNDLED)
-    file = Path(path)
+    name = BUNDLED[0] if path is None else str(path)
+    if name in BUNDLED:
+        text = resources.files(__package__).joinpath("data", f"{name}.toml").read_text(encoding="utf-8")
+        return parse(text, where=f"{name}.toml")
+    file = Path(name)
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as fault:
