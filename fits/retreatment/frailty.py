@@ -807,18 +807,27 @@ def _attribution(worth: Mapping[Coalition, ByDraw], level: float) -> pd.DataFram
 
 
 def _in_words(found: Decomposition) -> tuple[str, ...]:
-    ladder, parts = found.ladder.set_index("simulation"), found.attribution.set_index("factor")
-    full, off, nothing = (ladder.loc[name] for name in (FULL, NO_DYSFUNCTION, "everything redrawn"))
-    whom = "first responders" if found.responders else "all who progressed"
-    dysfunction = parts.loc[DYSFUNCTION]
+    rungs = {str(row["simulation"]): row for row in found.ladder.to_dict("records")}
+    parts = {str(row["factor"]): row for row in found.attribution.to_dict("records")}
+    full, banked, dysfunction = rungs[FULL], rungs[BANKED], parts[DYSFUNCTION]
+    others = ", ".join(f"{factor} {_two(parts[factor]['shapley'])}" for factor in FACTORS if factor != DYSFUNCTION)
     return (
-        f"Among {whom}, first and second PFS correlate by {full['correlation']:.2f} (Spearman, within a draw of the "
-        f"population, Monte Carlo error {full['mc_error']:.2f}); {off['correlation']:.2f} with host dysfunction "
-        f"switched off, and {nothing['correlation']:.2f} when everything but the first course is another patient's.",
-        f"Of it, dysfunction at the second apheresis carries {dysfunction['shapley']:.2f} (Monte Carlo error "
-        f"{dysfunction['mc_error']:.2f}; {dysfunction['alone']:.2f} if added first, {dysfunction['last']:.2f} if added "
-        "last); the rest is carried by what is the same patient twice: "
-        + ", ".join(f"{factor} {parts.loc[factor]['shapley']:.2f}" for factor in FACTORS if factor != DYSFUNCTION)
-        + ".",
-        "That a long first remission goes with a long second one is therefore not evidence of exhaustion.",
+        f"Among {'first responders' if found.responders else 'all who progressed'}, first and second PFS correlate by "
+        f"{_two(full['correlation'])} (Spearman, within a draw of the population; Monte Carlo error "
+        f"{_two(full['mc_error'])}), and by {_two(rungs['everything redrawn']['correlation'])} when everything but the "
+        "first course is another patient's.",
+        f"Dysfunction of the host's T cells at the second apheresis carries {_two(dysfunction['shapley'])} of it "
+        f"({_two(dysfunction['alone'])} if added first, {_two(dysfunction['last'])} if added last). "
+        f"The rest: {others}.",
+        "With the second product made from cells taken before therapy the correlation is "
+        f"{_two(banked['correlation'])}: what changed in the host's T cells since then accounts for "
+        f"{_two(-banked['change'])}. With all effects of "
+        f"dysfunction off in both courses it is {_two(rungs[NO_DYSFUNCTION]['correlation'])}.",
+        "The same patient has the same tumour and the same T cells twice. That a long first remission goes with a long "
+        "second one is not evidence of exhaustion.",
     )
+
+
+def _two(value: float) -> str:
+    """Two decimals, and no minus before zero."""
+    return f"{value:.2f}".replace("-0.00", "0.00")

@@ -318,7 +318,9 @@ def _outcome(patients: pd.DataFrame, measure: Measure, given: Flags) -> tuple[Fl
     if measure == "MRD-negative":
         return given, patients["mrd5_2"].to_numpy(dtype=np.bool_)
     judged = given & patients["evaluable_2"].to_numpy(dtype=np.bool_)
-    return judged, reaches(patients["best_2"], CLASS_OF[measure])
+    reached = reaches(patients["best_2"], CLASS_OF[measure])
+    # a class that nobody reaches is one that the rules of these outcomes do not have
+    return (judged if measure != "sCR" or reached.any() else np.zeros_like(judged)), reached
 
 
 def _days(patients: pd.DataFrame, measure: Measure, given: Flags) -> tuple[Flags, Floats]:
@@ -459,7 +461,7 @@ def _published(series: Series, reading: Reading) -> dict[str, object]:
 def _simulated(reading: Reading, parts: Sequence[tuple[float, Tally]], level: float) -> dict[str, object]:
     there = [(weight, part) for weight, part in parts if part.size.sum() > 0]
     if not there:
-        return {"n_simulated": 0, "verdict": "no virtual patient to compare with"}
+        return {"n_simulated": 0, "verdict": "nothing simulated to compare with"}
     figure, low, high, tail = _time(reading, there, level) if reading.months else _share(reading, there, level)
     return {
         "simulated": figure.value,
@@ -551,7 +553,7 @@ def verdict(reading: Reading, figure: Estimate, *, tail: float = float("nan"), l
         A longer time or a larger share than published is called optimistic, a smaller one pessimistic.
     """
     if np.isnan(figure.value):
-        return "no virtual patient to compare with"
+        return "nothing simulated to compare with"
     text = (
         f"simulated {reading.measure} {_shown(reading, figure.value)} "
         f"[{_shown(reading, figure.low)}, {_shown(reading, figure.high)}], published {_shown(reading, reading.value)}"

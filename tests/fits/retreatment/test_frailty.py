@@ -257,3 +257,16 @@ def test_banked_cells_keep_the_dysfunction_of_before():
     plan = TwoCourses(first=PLAN.first, second=Infusion(product="cilta-cel", apheresis_day=0.0))
     first = frailty.first_course(candidates, plan, options="reference", luck=luck)
     np.testing.assert_array_equal(first.state.dysfunction[first.again], candidates.parameters["Q0"][first.again])
+
+
+def test_the_figure_shows_every_line_of_both_tables(decomposed):
+    from reinfuse.fits.figures.frailty import decomposition
+
+    figure = decomposition(decomposed.ladder, decomposed.attribution)
+    left, right = figure.axes
+    shown = [label.get_text().replace("\n", " ") for label in left.get_yticklabels()]
+    assert shown == list(decomposed.ladder["simulation"])
+    assert [label.get_text() for label in right.get_yticklabels()] == list(frailty.FACTORS)
+    widths = [bar.get_width() for bar in right.patches]
+    np.testing.assert_allclose(widths, decomposed.attribution["shapley"])
+    assert len({bar.get_facecolor() for bar in right.patches}) == 2, "dysfunction has a colour of its own"

@@ -165,7 +165,7 @@ def test_a_series_without_an_arm_says_so():
     assert made["verdict"].str.contains("nothing to compare with").all()
     nobody = outcomes(n=80)
     nobody["infused"] = False
-    assert compared(nobody)["verdict"].eq("no virtual patient to compare with").all()
+    assert compared(nobody)["verdict"].eq("nothing simulated to compare with").all()
 
 
 def test_only_rows_that_count_are_counted():
@@ -183,3 +183,11 @@ def test_verdict_words():
     assert published.verdict(reading, figure, tail=0.01).endswith("the model is optimistic")
     assert published.verdict(reading, figure, tail=0.2).endswith("no misfit that 20 patients could show")
     assert published.verdict(reading, figure).endswith("the model is optimistic")
+
+
+def test_a_class_that_the_rules_do_not_have_is_no_misfit():
+    table = outcomes()
+    table["best_2"] = table["best_2"].replace("SCR", "CR")
+    made = compared(table, BY_NAME["CT103A after murine BCMA CAR-T"]).set_index("measure")
+    assert made.loc["sCR", "verdict"] == "nothing simulated to compare with"
+    assert made.loc[">=VGPR", "n_simulated"] == 4000
