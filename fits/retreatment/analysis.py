@@ -118,7 +118,8 @@ def analyse(
     tick(0.2)
     tables["contrasts"], tables["choices"], words["Which arm"] = _compared(outcomes, file, weights)
     tick(0.2)
-    tables["survival"] = survival_table(parts(outcomes, file, PAIR_COLUMNS), rng=rng, level=level)
+    mine = (part for part in parts(outcomes, file, PAIR_COLUMNS) if part[0] == main_scenario(file))
+    tables["survival"] = survival_table(mine, rng=rng, level=level)
     words["First response as a predictor of the second"] = _predictor(tables["survival"], file)
     tick(0.2)
     if not real and file.anchor is not None:

@@ -19,7 +19,7 @@ from .contrasts import benefit
 from .engine import Experiment
 from .outcome_table import OutcomeTable
 from .scenarios import GROUPS, Scenario, ScenarioFile
-from .statistics import STACKED
+from .statistics import STACKED, trial_counts
 from .survival import pairs_of, virtual_trials
 from .virtual_patients import SampledPopulation
 
@@ -121,7 +121,7 @@ def _study(found: Analysis, arms: Mapping[str, pd.DataFrame], main: str, file: S
     world = file.worlds[0].name
     mine = table[table["world"] == world].reset_index(drop=True)
     counts = [
-        anchor.trial_counts(outcome, of_draw, anchor.SIZE) for outcome, of_draw in anchor.simulated_outcomes(arms[main])
+        trial_counts(outcome, of_draw, anchor.SIZE) for outcome, of_draw in anchor.simulated_outcomes(arms[main])
     ]
     responders = mine[mine["patients"] == anchor.RESPONDERS].reset_index(drop=True)
     figure = plots.anchor(
@@ -223,7 +223,6 @@ def _examples(
             )
         )
     rules = ResponseRules()
-    limit = rules.mrd_shallow * rules.marrow_cells
     products = [scenario.first.product, scenario.later[0].product]
     return {
         "trajectories": plots.trajectories(

@@ -303,9 +303,9 @@ def tally(patients: pd.DataFrame, series: Series, reading: Reading, *, rng: np.r
     nothing = np.zeros(layout.draws)
     if not who.any():
         return Tally(hits=nothing, size=nothing)
-    place = DAYS.place(days)
-    fine = layout.by_group(place, who, DAYS.fine.size + 1)[0]
-    coarse = layout.by_draw(DAYS.coarse_of_fine()[place], who, DAYS.coarse.size + 1)[0]
+    place, some = DAYS.place(days[who]), layout.only(who)
+    fine = some.by_group(place, DAYS.fine.size + 1)[0]
+    coarse = some.by_draw(DAYS.coarse_of_fine()[place], DAYS.coarse.size + 1)[0]
     return Tally(
         hits=nothing,
         size=coarse.sum(axis=1),
