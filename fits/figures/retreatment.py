@@ -275,7 +275,7 @@ def best_response(outcomes: pd.DataFrame, *, groups: Sequence[str], title: str =
     judged = outcomes[outcomes["evaluable_2"]]
     if judged.empty:
         raise ReinfuseError("no virtual patient has a response class for the second course; nothing to draw")
-    scenarios = list(dict.fromkeys(judged["scenario"]))
+    scenarios = list(judged["scenario"].unique())
     rows = ("all", *groups)
     height = 0.55 + 0.2 * len(rows)
     figure, panels = style.grid(len(scenarios), min(2, len(scenarios)), height, sharex=True, sharey=True)

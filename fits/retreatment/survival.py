@@ -582,6 +582,7 @@ def log_rank(days: Floats, event: Flags, group: Flags) -> tuple[Floats, Floats]:
         (trials,) hazard ratio of the first group to the rest: observed over expected events of one over the other's.
     p_value : ndarray
         (trials,) two-sided, chi-squared of one degree of freedom; NaN where a group is empty or nothing can be learnt.
+        With ten patients that approximation is loose: without any effect it falls below 0.05 in 5 to 9 % of trials.
     """
     # for the event of patient i: who is at risk then, and how many of them are of the group
     at_risk = days[:, None, :] >= days[:, :, None]
