@@ -16,7 +16,7 @@ from reinfuse.fits.retreatment.counts import (
 )
 
 
-@given(st.floats(0.0, 7300.0))
+@given(st.floats(0.0, 7280.0))
 def test_days_belong_to_the_quarter_that_ends_with_them(days):
     place = int(DAYS.place(np.array([days]))[0])
     assert days <= DAYS.fine[place] + 1e-6
