@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -86,17 +87,17 @@ def swimmer(patients: pd.DataFrame, *, title: str = "", at_most: int = 36, horiz
     longest = (shown["infusion_day"] + lasting).max() / DAYS_PER_MONTH
     axes.set(
         yticks=[],
-        xlabel="months since the first infusion",
+        xlabel="months since the first infusion" + ("" if courses == 2 else " (later courses without their waiting)"),
         ylim=(len(shown) - 0.5, -0.5),
         xlim=(0, 1.02 * (min(longest, last) if courses == 2 else longest)),
         title=title or "Courses, coloured by best response",
     )
-    handles: list[Any] = [Patch(color=colour, label=name) for name, colour in _classes_of(shown).items()]
+    handles: list[Any] = [Patch(color=colour, label=_written(name)) for name, colour in _classes_of(shown).items()]
     if (~shown["evaluable_2"]).any():
         handles.append(Patch(color=style.PALE, label="no class"))
     handles.append(Line2D([], [], color=style.GREY, lw=1, label="relapsed, waiting"))
     for marker, label in (
-        ("D", "second infusion"),
+        ("D", "second infusion" if courses == 2 else "later infusion"),
         ("x", "progression"),
         ("+", "death without relapse"),
         (">", "still in remission"),
@@ -165,6 +166,11 @@ def _classes_of(rows: pd.DataFrame) -> dict[str, str]:
     return {name: colour for name, colour in CLASS_COLOURS.items() if seen or name != "SCR"}
 
 
+def _written(name: str) -> str:
+    """A response class as it is written in print."""
+    return "sCR" if name == "SCR" else name
+
+
 # --------------------------------------------------------------------------------------------- survival
 
 
@@ -219,10 +225,12 @@ def survival(
         if place == 0 or len(drawn) <= BANDED:
             inside = grid[grid <= days[~event].min(initial=np.inf) / DAYS_PER_MONTH]
             low, high = survival_band(days, event, draw, inside, level)
-            axes.fill_between(inside, low, high, step="post", color=colour, alpha=0.1, lw=0)
+            # no survival curve rises, so no edge of the band does: the wider of its neighbours is taken
+            low, high = np.minimum.accumulate(low), np.maximum.accumulate(high[::-1])[::-1]
+            axes.fill_between(inside, low, high, color=colour, alpha=0.15, lw=0)
         else:
             low, high = survival_band(days, event, draw, MARKED, level)
-            axes.vlines(np.add(MARKED, 0.45 * place), low, high, color=colour, lw=1.2, alpha=0.7)
+            axes.vlines(np.add(MARKED, 0.25 * (place - len(drawn) / 2)), low, high, color=colour, lw=1.2, alpha=0.7)
         beside = {"ha": "right", "va": "center", "transform": below.get_yaxis_transform()}
         below.text(-0.035, place, label, color=colour, **beside)
         for tick in ticks:
@@ -267,7 +275,7 @@ def best_response(outcomes: pd.DataFrame, *, groups: Sequence[str], title: str =
     judged = outcomes[outcomes["evaluable_2"]]
     if judged.empty:
         raise ReinfuseError("no virtual patient has a response class for the second course; nothing to draw")
-    scenarios = list(dict.fromkeys(judged["scenario"]))
+    scenarios = list(judged["scenario"].unique())
     rows = ("all", *groups)
     height = 0.55 + 0.2 * len(rows)
     figure, panels = style.grid(len(scenarios), min(2, len(scenarios)), height, sharex=True, sharey=True)
@@ -284,8 +292,8 @@ def best_response(outcomes: pd.DataFrame, *, groups: Sequence[str], title: str =
         axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5), title=str(scenario))
         axes.set_yticks(range(len(rows)), list(rows))
         axes.xaxis.set_major_formatter(_percent)
-    handles = [Patch(color=colour, label=name) for name, colour in CLASS_COLOURS.items()]
-    style.legend_below(figure, handles, columns=len(handles))
+    handles = [Patch(color=colour, label=_written(name)) for name, colour in _classes_of(judged).items()]
+    style.legend_below(figure, handles, columns=7)
     figure.suptitle(title or "Best response to the second course, by first-response group")
     return figure
 
@@ -396,15 +404,16 @@ def benefit_map(
     table = np.asarray(value, dtype=np.float64)
     if table.shape != (len(doses), len(waiting_days)) or (error is not None and np.shape(error) != table.shape):
         raise ReinfuseError(
-            f"benefit has shape {table.shape}; give (doses, waiting) = ({len(doses)}, {len(waiting_days)}), errors alike"
+            f"benefit has shape {table.shape}; give (doses, waiting) = ({len(doses)}, {len(waiting_days)}), "
+            "and errors alike"
         )
     if not np.isfinite(table).any():
         raise ReinfuseError("no benefit is finite; nothing to draw")
     figure = style.new_figure(1.5 + 0.42 * len(doses))
     axes = figure.subplots()
     reach = float(np.nanmax(np.abs(table))) or 1.0
-    image = axes.imshow(table, cmap="RdBu", vmin=-reach, vmax=reach, origin="lower", aspect="auto")
-    image.cmap.set_bad(style.PALE)
+    colours = matplotlib.colormaps["RdBu"].with_extremes(bad=style.PALE)
+    image = axes.imshow(table, cmap=colours, vmin=-reach, vmax=reach, origin="lower", aspect="auto")
     for (row, column), number in np.ndenumerate(table):
         if np.isfinite(number):
             unsure = error is not None and abs(number) <= 2 * error[row, column]
@@ -417,7 +426,7 @@ def benefit_map(
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     bar = figure.colorbar(image, ax=axes, shrink=0.9, label=label)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     if error is not None:
         axes.annotate(
             "in brackets: within two Monte Carlo errors of none",
@@ -558,8 +567,10 @@ def trajectories(
     """
     wrong = [one.name for one in patients if np.atleast_2d(one.cart).shape[0] != len(products)]
     if not patients or wrong:
-        raise ReinfuseError(f"{len(patients)} patients, {', '.join(wrong) or 'none'} of them without a row of CAR-T cells "
-                            f"for each of {len(products)} products; give both")  # fmt: skip
+        raise ReinfuseError(
+            f"{len(patients)} patients; without a row of CAR-T cells for each of {len(products)} products: "
+            f"{', '.join(wrong) or 'none'}; give at least one patient, and a row for each product"
+        )
     figure, panels = style.grid(len(patients), min(2, len(patients)), 2.1, extra=0.8)
     highest = 3 * max(float(np.nanmax(one.burden)) for one in patients)
     peak = 3 * max(float(np.nanmax(one.cart)) for one in patients)
@@ -575,7 +586,7 @@ def trajectories(
             axes.axvline(day / DAYS_PER_MONTH, color=style.GREY, lw=0.8, ls="--", zorder=0)
         for day in one.progressions:
             at = float(np.interp(day, one.days, one.burden))
-            axes.plot(day / DAYS_PER_MONTH, at, "x", color=style.VERMILION, ms=6, mew=1.6)
+            axes.plot(day / DAYS_PER_MONTH, at, "X", color=style.YELLOW, mec=style.BLACK, ms=7, mew=0.8)
         if mrd_cells is not None:
             axes.axhline(mrd_cells, color=style.GREY, lw=0.8, ls=":")
         for side, low, high in ((axes, least_burden, highest), (other, least_cart, peak)):
@@ -591,7 +602,9 @@ def trajectories(
     handles: list[Any] = [Line2D([], [], color=style.BLACK, lw=1.5, label="myeloma burden")]
     handles += [Line2D([], [], color=c, label=f"CAR-T, {name}") for name, c in zip(products, colours, strict=True)]
     handles.append(Line2D([], [], color=style.GREY, ls="--", lw=0.8, label="infusion"))
-    handles.append(Line2D([], [], color=style.VERMILION, marker="x", lw=0, label="progression"))
+    handles.append(
+        Line2D([], [], color=style.YELLOW, mec=style.BLACK, mew=0.8, ms=6, marker="X", lw=0, label="progression")
+    )
     if mrd_cells is not None:
         handles.append(Line2D([], [], color=style.GREY, ls=":", lw=0.8, label="MRD-negative below"))
     style.legend_below(figure, handles, columns=6)
@@ -647,7 +660,7 @@ def waterfall(
     places = np.arange(shown.size)
     if change is None:
         axes.bar(places, height[shown] + 0.5, width=0.92, color=colours, edgecolor=style.GREY, linewidth=0.3)
-        axes.set_yticks(np.arange(len(names)) + 0.5, ["sCR" if name == "SCR" else name for name in names])
+        axes.set_yticks(np.arange(len(names)) + 0.5, [_written(name) for name in names])
         axes.set(ylim=(0, max(rank[shown]) + 0.7), ylabel="best response")
     else:
         axes.bar(places, height[shown], width=0.92, color=colours, edgecolor=style.GREY, linewidth=0.3)
@@ -695,7 +708,7 @@ def virtual_trials(trials: Trials, *, truth: tuple[float, float] | None = None, 
         raise ReinfuseError("no virtual trial has patients and events on both sides; nothing to draw")
     figure = style.new_figure(3.3)
     left, right = figure.subplots(1, 2)
-    edges = np.log([0.05, 20.0])
+    edges = float(np.log(0.05)), float(np.log(20.0))
     logs = np.log(np.clip(trials.hazard_ratio, 0.05, 20.0))
     significant = trials.p_value < ALPHA
     bins = np.linspace(*edges, 41)

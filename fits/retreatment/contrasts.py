@@ -40,6 +40,10 @@ CONTRAST_COLUMNS: Final = (
 )
 #: Columns of `choices.csv`.
 CHOICE_COLUMNS: Final = ("world", "group", "measure", "arm", "unit", "n", "value", "low", "high", "mc_error")
+#: Columns that a comparison reads.
+COMPARED: Final = frozenset(
+    "patient draw group best_2 evaluable_2 mrd5_2 mrd6_2 pfs_days_2 pfs_event_2 cure_chance_2".split()
+)
 #: What must be said of a patient's own best arm.
 UPPER_BOUND: Final = (
     "The best arm of each patient is found with that patient's simulated future in hand, luck included. Nobody can "
@@ -84,18 +88,29 @@ def pair(frame_a: pd.DataFrame, frame_b: pd.DataFrame) -> Paired:
     ReinfuseError
         If an arm has a patient twice, or equal numbers are not of one draw.
     """
-    kept = [frame[counted(frame)] for frame in (frame_a, frame_b)]
-    numbers = [frame["patient"].to_numpy().astype(np.int64) for frame in kept]
-    for own in numbers:
-        if np.unique(own).size != own.size:
-            raise ReinfuseError("an arm has a patient twice; give outcomes of one scenario and one world")
-    both, left, right = np.intersect1d(*numbers, assume_unique=True, return_indices=True)
-    first, second = (frame.iloc[rows] for frame, rows in zip(kept, (left, right), strict=True))
+    first, second = _kept(frame_a), _kept(frame_b)
+    ones, others = (frame["patient"].to_numpy().astype(np.int64) for frame in (first, second))
+    if not np.array_equal(ones, others):
+        _, left, right = np.intersect1d(ones, others, assume_unique=True, return_indices=True)
+        first, second = first.iloc[left], second.iloc[right]
     draw = first["draw"].to_numpy().astype(np.int64)
     if not np.array_equal(draw, second["draw"].to_numpy()):
         raise ReinfuseError("equal patient numbers are of different draws; pair scenarios of one experiment")
     group = first["group"].to_numpy().astype(str)
-    return Paired(patient=both, draw=draw, group=group, first=first, second=second)
+    return Paired(
+        patient=first["patient"].to_numpy().astype(np.int64), draw=draw, group=group, first=first, second=second
+    )
+
+
+def _kept(frame: pd.DataFrame) -> pd.DataFrame:
+    """The columns that are compared, of the patients that count, in the order of their numbers."""
+    own = frame.loc[counted(frame), [name for name in frame.columns if name in COMPARED]]
+    number = own["patient"].to_numpy()
+    if not (np.diff(number) > 0).all():
+        own = own.iloc[np.argsort(number, kind="stable")]
+        if (np.diff(own["patient"].to_numpy()) == 0).any():
+            raise ReinfuseError("an arm has a patient twice; give outcomes of one scenario and one world")
+    return own
 
 
 def limited_months(frame: pd.DataFrame, horizon_months: float) -> Floats:
@@ -215,21 +230,35 @@ def benefit(
     """
     share = checked_weights(weights)
     _check_margin(margin_months)
-    parts = []
-    for world in sorted(share, key=lambda name: -share[name]):
+    out = pd.DataFrame()
+    for world in sorted((name for name in share if share[name] > 0), key=lambda name: -share[name]):
         paired = pair(read(first, world), read(second, world))
         difference = limited_months(paired.first, horizon_months) - limited_months(paired.second, horizon_months)
-        table = pd.DataFrame({"draw": paired.draw, "group": paired.group, "weight": share[world]}, index=paired.patient)
-        table["difference"] = share[world] * difference
-        table["benefit"] = share[world] * (difference > margin_months)
-        table["harm"] = share[world] * (difference < -margin_months)
-        parts.append(table[table["weight"] > 0])
-    together = pd.concat(parts).rename_axis("patient").groupby(level=0)
-    sums = together[["weight", "difference", "benefit", "harm"]].sum()
-    out = together[["draw", "group"]].first()
+        sums = {
+            "weight": np.ones(difference.size),
+            "difference": difference,
+            "benefit": (difference > margin_months).astype(np.float64),
+            "harm": (difference < -margin_months).astype(np.float64),
+        }
+        index = pd.Index(paired.patient, name="patient")
+        table = share[world] * pd.DataFrame(sums, index=index)
+        labels = pd.DataFrame({"draw": paired.draw, "group": pd.Categorical(paired.group)}, index=index)
+        out = _joined(out, table, labels)
     for name in ("difference", "benefit", "harm"):
-        out[name] = sums[name] / sums["weight"]
-    return out
+        out[name] /= out["weight"]
+    return out.drop(columns="weight").astype({"draw": np.int64, "group": str})
+
+
+def _joined(out: pd.DataFrame, table: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """Sums with those of one more world; labels stay those of the first world that has the patient."""
+    if out.empty:
+        return labels.join(table)
+    if out.index.equals(table.index):
+        out[table.columns] += table
+        return out
+    before = out[["draw", "group"]].astype({"group": str})
+    summed = out[table.columns].add(table, fill_value=0.0)
+    return before.combine_first(labels.astype({"group": str})).join(summed)
 
 
 def _check_margin(margin_months: float) -> None:
@@ -403,11 +432,8 @@ def _arm_table(read: Read, arms: Sequence[str], world: str, horizon: float) -> p
     columns: list[pd.Series] = []
     base = pd.DataFrame()
     for arm in arms:
-        frame = read(arm, world)
-        own = frame[counted(frame)]
+        own = _kept(read(arm, world))
         index = pd.Index(own["patient"].to_numpy(), name="patient")
-        if not index.is_unique:
-            raise ReinfuseError("an arm has a patient twice; give outcomes of one scenario and one world")
         columns.append(pd.Series(limited_months(own, horizon), index=index, name=arm))
         if len(columns) == 1:
             labels = {"draw": own["draw"].to_numpy(), "group": own["group"].to_numpy().astype(str)}

@@ -418,7 +418,7 @@ def _magnitudes() -> Scale:
     return Scale(np.exp(fine), np.exp(fine[::per]), step, True)
 
 
-#: Days: fine to a quarter, coarse to 1 (first ten weeks), 5, 15 and 60; to 20 years.
+#: Days: fine to a quarter, coarse to 1 (first ten weeks), 5, 15 and 60; to day 7280.
 DAYS: Final = _days()
 #: Cells and areas: fine to 0.2 %, coarse to 10 %; from 1e-6 to 9e8.
 MAGNITUDES: Final = _magnitudes()

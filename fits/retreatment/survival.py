@@ -169,6 +169,9 @@ class Comparison:
         Months of restricted mean PFS, durable less early; of every patient.
     rmst_months : float
         To which time.
+    between : float
+        Sd of the logarithm of the hazard ratio between draws; NaN where draws have too few events to tell, and the
+        interval of the hazard ratio holds the Monte Carlo error alone.
     fitted : int
         Patients that Cox and the failure-time models saw.
     """
@@ -179,6 +182,7 @@ class Comparison:
     aic: dict[str, float]
     rmst_difference: Estimate
     rmst_months: float
+    between: float
     fitted: int
 
 
@@ -226,6 +230,7 @@ def durable_against_early(
         aic={name: found[2] for name, found in fits.items()},
         rmst_difference=rmst_difference(extreme, months=rmst_months, level=level),
         rmst_months=rmst_months,
+        between=apart,
         fitted=some.days.size,
     )
 
@@ -577,6 +582,7 @@ def log_rank(days: Floats, event: Flags, group: Flags) -> tuple[Floats, Floats]:
         (trials,) hazard ratio of the first group to the rest: observed over expected events of one over the other's.
     p_value : ndarray
         (trials,) two-sided, chi-squared of one degree of freedom; NaN where a group is empty or nothing can be learnt.
+        With ten patients that approximation is loose: without any effect it falls below 0.05 in 5 to 9 % of trials.
     """
     # for the event of patient i: who is at risk then, and how many of them are of the group
     at_risk = days[:, None, :] >= days[:, :, None]
@@ -656,7 +662,8 @@ def _figures(
         return
     found = durable_against_early(pairs, rng=rng, rmst_months=longest, level=level, at_most=at_most)
     if found is not None:
-        yield "hazard ratio, durable to early", float("nan"), found.hazard_ratio, f"Cox, {found.fitted} fitted"
+        told = "spread between draws not known" if np.isnan(found.between) else f"sd {found.between:.2f} between draws"
+        yield "hazard ratio, durable to early", float("nan"), found.hazard_ratio, f"Cox, {found.fitted} fitted, {told}"
         aic = ", ".join(f"AIC {value:.1f} {name}" for name, value in found.aic.items())
         yield f"time ratio, durable to early ({found.model})", float("nan"), found.time_ratio, aic
         yield "RMST difference, durable less early", longest, found.rmst_difference, "months"
