@@ -208,11 +208,7 @@ def judge(
     codes = np.empty((kernel.CODES, task.n), dtype=np.int8)
     kernel.judge(
         task.trajectories,
-        np.array(
-            [columns.mprotein, columns.burden, columns.low, columns.cart]
-            + [-1 if columns.cumhaz is None else columns.cumhaz],
-            dtype=np.int64,
-        ),
+        _places(columns),
         task.since,
         task.visit_days,
         np.searchsorted(task.since, task.visit_days),
@@ -376,7 +372,7 @@ class _Task:
 
     @property
     def n(self) -> int:
-        return self.trajectories.shape[0]
+        return len(self.trajectories)
 
     @classmethod
     def checked(
@@ -451,6 +447,16 @@ def _per_patient(name: str, value: ArrayLike, n: int) -> Floats:
     if numbers.shape not in ((), (n,)):
         raise ReinfuseError(f"{name} has shape {numbers.shape} for {n} patients; give one number or one each")
     return np.array(np.broadcast_to(numbers, (n,)))  # a copy: the kernel is compiled for arrays that may be written
+
+
+def _places(columns: Columns) -> NDArray[np.int64]:
+    """Columns in the kernel's order."""
+    places = np.full(kernel.COLUMNS, -1, dtype=np.int64)
+    places[kernel.MPROTEIN], places[kernel.BURDEN] = columns.mprotein, columns.burden
+    places[kernel.LOW], places[kernel.CART] = columns.low, columns.cart
+    if columns.cumhaz is not None:
+        places[kernel.CUMHAZ] = columns.cumhaz
+    return places
 
 
 def _flat(rules: ResponseRules) -> Floats:

@@ -33,7 +33,7 @@ from scipy import stats
 
 from reinfuse.model.course import VEIN_TO_VEIN, Infusion, resolve
 from reinfuse.model.errors import ReinfuseError
-from reinfuse.model.parameters import DAYS_PER_MONTH, VARIANTS, table
+from reinfuse.model.parameters import DAYS_PER_MONTH, table
 from reinfuse.model.response import Response, ResponseRules, assess, progression_free
 from reinfuse.model.simulate import simulate_population, solved
 
@@ -84,10 +84,19 @@ FEWEST: Final = 20
 MOST_ANTIGEN_LOW: Final = 1 - 1e-12
 #: As for the scenarios: response classes and visits do not see more.
 TOLERANCE: Final = 1e-6
-NULL: Final = VARIANTS["no-dysfunction"].parameters
-
 FULL: Final = "full"
 NO_DYSFUNCTION: Final = "host dysfunction off, both courses"
+NO_LOSSES: Final = "lasting losses per line off"
+NO_EFFECT: Final = "dysfunction at apheresis without effect"
+#: Parameters held at 0 in both courses. The lasting losses are the same for all patients of a draw: they tell patients
+#: apart only by making more or less of what tells them apart.
+SWITCHED_OFF: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        NO_DYSFUNCTION: ("bR", "bXQ", "sline", "sres"),
+        NO_LOSSES: ("sline", "sres"),
+        NO_EFFECT: ("bR", "bXQ"),
+    }
+)
 BANKED: Final = "second product from cells taken before therapy"
 #: What is shown of all coalitions, most of the patient's own first.
 LADDER: Final[Mapping[str, Coalition]] = MappingProxyType(
@@ -637,7 +646,7 @@ def decompose(
     candidates = population.sample(per_draw * population.n_draws, np.random.default_rng(seeds[0]))
     luck = np.random.default_rng(seeds[1]).standard_exponential((candidates.n, 2))
     run = _Paired(candidates, plan, population.options, luck, responders)
-    work = len(coalitions()) + 4
+    work = len(coalitions()) + 1 + 3 * len(SWITCHED_OFF) + 1
 
     own = run.kept(candidates.parameters)
     other = donors(own.patients.draw, np.random.default_rng(seeds[2]))
@@ -648,14 +657,15 @@ def decompose(
         tick(1 / work)
     banked = _with_dysfunction(own.state, own.patients.parameters["Q0"])
     before_therapy = run.second(own, own.patients, banked)
-    null = run.kept({**candidates.parameters, **{name: np.full(candidates.n, held) for name, held in NULL.items()}})
-    off = run.second(null, null.patients, null.state)
-    tick(3 / work)
+    tick(1 / work)
+    off: dict[str, tuple[_Kept, Floats]] = {}
+    for label, names in SWITCHED_OFF.items():
+        off[label] = run.without(names)
+        tick(3 / work)
 
     solved_all = np.isfinite(np.column_stack([*pfs.values(), before_therapy])).all(axis=1)
-    own, other_rows = own.only(solved_all), np.isfinite(off)
-    failures = int(np.count_nonzero(~solved_all) + np.count_nonzero(~other_rows))
-    null = null.only(other_rows)
+    failures = int(np.count_nonzero(~solved_all))
+    own = own.only(solved_all)
     most = int(np.bincount(own.patients.draw).max(initial=0)) if own.patients.n else 0
     if most < FEWEST:
         raise ReinfuseError(
@@ -669,7 +679,7 @@ def decompose(
     worth = {coalition: correlated(own, second[solved_all]) for coalition, second in pfs.items()}
     ladder = [
         _Rung(FULL, "everything", worth[EVERYTHING], own),
-        _Rung(NO_DYSFUNCTION, "everything", correlated(null, off[other_rows]), null),
+        *(_Rung(label, "everything", correlated(kept, second), kept) for label, (kept, second) in off.items()),
         _Rung(BANKED, "everything", correlated(own, before_therapy[solved_all]), own),
         *(_Rung(label, _named(coalition), worth[coalition], own) for label, coalition in LADDER.items()),
     ]
@@ -737,6 +747,14 @@ class _Paired:
             death=first.death_days[rows],
             state=_subset(first.state, rows),
         )
+
+    def without(self, names: Sequence[str]) -> tuple[_Kept, Floats]:
+        """Who is treated again and their second PFS with some parameters at 0 in both courses."""
+        held = {name: np.zeros(self.candidates.n) for name in names}
+        kept = self.kept({**self.candidates.parameters, **held})
+        second = self.second(kept, kept.patients, kept.state)
+        known = np.isfinite(second)
+        return kept.only(known), second[known]
 
     def second(self, kept: _Kept, patients: VirtualPatients, state: StateAtSecond) -> Floats:
         if patients.n == 0:
@@ -821,8 +839,11 @@ def _in_words(found: Decomposition) -> tuple[str, ...]:
         f"The rest: {others}.",
         "With the second product made from cells taken before therapy the correlation is "
         f"{_two(banked['correlation'])}: what changed in the host's T cells since then accounts for "
-        f"{_two(-banked['change'])}. With all effects of "
-        f"dysfunction off in both courses it is {_two(rungs[NO_DYSFUNCTION]['correlation'])}.",
+        f"{_two(-banked['change'])}.",
+        f"With dysfunction off in both courses it is {_two(rungs[NO_DYSFUNCTION]['correlation'])}; without the lasting "
+        f"losses per line alone {_two(rungs[NO_LOSSES]['correlation'])}, without effects of dysfunction at apheresis "
+        f"alone {_two(rungs[NO_EFFECT]['correlation'])}. The losses are the same for every patient of a draw: they can "
+        "make more of what differs between patients, but do not differ themselves.",
         "The same patient has the same tumour and the same T cells twice. That a long first remission goes with a long "
         "second one is not evidence of exhaustion.",
     )

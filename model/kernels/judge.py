@@ -14,7 +14,7 @@ from ..response import ROUNDING, Response
 from .policy import leaf, parallel_kernel
 
 #: Places in `columns`; the last is -1 where progression does not follow the hazard.
-MPROTEIN, BURDEN, LOW, CART, CUMHAZ = range(5)
+MPROTEIN, BURDEN, LOW, CART, CUMHAZ, COLUMNS = range(6)
 
 #: Places in `rules`; limits of the marrow in cells.
 (
@@ -63,7 +63,7 @@ def judge(
 ) -> None:
     """Judge all patients: writes ``numbers`` (NUMBERS, n) and ``codes`` (CODES, n).
 
-    ``out`` (n, T, R) trajectories, ``columns`` (5,) where in R; ``since`` (T,) from 0; ``visit_days``,
+    ``out`` (n, T, R) trajectories, ``columns`` (COLUMNS,) where in R; ``since`` (T,) from 0; ``visit_days``,
     ``visit_places`` (v,) days and places in ``since`` of all visits of the follow-up; ``death_days`` (n,);
     ``thresholds`` and ``baseline`` (n,) or empty; ``rules`` (RULES,).
     """
@@ -149,27 +149,31 @@ def _judge_one(
 @leaf
 def _expansion(p: int, out: Any, columns: Any, since: Any, last: float, rules: Any, numbers: Any) -> bool:
     """Write the peak, the area and how long cells are seen; tell whether the burden is finite throughout."""
+    burden, cart = columns[BURDEN], columns[CART]
     solved, known, watched = True, True, True
-    cmax, tmax, seen = -np.inf, 0.0, 0.0
+    cmax, peak, seen = -np.inf, 0, 0
+    limit = rules[FLOW_LIMIT]
+    t = 0
+    while t < since.size and since[t] <= rules[PEAK_DAYS]:
+        cells = out[p, t, cart]
+        known &= abs(cells) < np.inf  # false for NaN; cheaper here than isfinite
+        if cells > cmax:
+            cmax, peak = cells, t
+        t += 1
+    t = 0
+    while t < since.size and since[t] <= last:
+        cells = out[p, t, cart]
+        watched &= abs(cells) < np.inf
+        seen = t if cells >= limit else seen
+        t += 1
     for t in range(since.size):
-        day = since[t]
-        solved &= np.isfinite(out[p, t, columns[BURDEN]])
-        cells = out[p, t, columns[CART]]
-        fine = np.isfinite(cells)
-        if day <= rules[PEAK_DAYS]:
-            known &= fine
-            if cells > cmax:
-                cmax, tmax = cells, day
-        if day <= last:
-            watched &= fine
-            if cells >= rules[FLOW_LIMIT]:
-                seen = day
+        solved &= abs(out[p, t, burden]) < np.inf
     numbers[CMAX, p] = cmax if known else np.nan
-    numbers[TMAX, p] = tmax if known else np.nan
+    numbers[TMAX, p] = since[peak] if known else np.nan
     end = min(rules[PEAK_DAYS], since[since.size - 1])
     covered = known and rules[AUC_DAYS] <= end * (1 + ROUNDING)
-    numbers[AUC28, p] = _area(p, out, columns[CART], since, min(rules[AUC_DAYS], end)) if covered else np.nan
-    numbers[PERSISTENCE_DAYS, p] = seen if watched else np.nan
+    numbers[AUC28, p] = _area(p, out, cart, since, min(rules[AUC_DAYS], end)) if covered else np.nan
+    numbers[PERSISTENCE_DAYS, p] = since[seen] if watched else np.nan
     odds = (rules[CRS_CMAX] / max(cmax, 0.0)) ** rules[CRS_SLOPE]
     numbers[CRS_PROXY, p] = 1.0 / (1.0 + odds) if known else np.nan
     return solved
@@ -245,9 +249,7 @@ def _relapse_visit(
 
 
 @leaf
-def _best(
-    p: int, out: Any, columns: Any, visit_places: Any, relapse: int, base: float, rules: Any
-) -> tuple[int, int]:
+def _best(p: int, out: Any, columns: Any, visit_places: Any, relapse: int, base: float, rules: Any) -> tuple[int, int]:
     """Best response before the visit ``relapse``, and the place of the first at PR or better (``relapse``: none)."""
     best = _SD if relapse > 0 else _PD
     response = relapse
