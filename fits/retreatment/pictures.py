@@ -120,9 +120,7 @@ def _study(found: Analysis, arms: Mapping[str, pd.DataFrame], main: str, file: S
         return {}
     world = file.worlds[0].name
     mine = table[table["world"] == world].reset_index(drop=True)
-    counts = [
-        trial_counts(outcome, of_draw, anchor.SIZE) for outcome, of_draw in anchor.simulated_outcomes(arms[main])
-    ]
+    counts = [trial_counts(outcome, of_draw, anchor.SIZE) for outcome, of_draw in anchor.simulated_outcomes(arms[main])]
     responders = mine[mine["patients"] == anchor.RESPONDERS].reset_index(drop=True)
     figure = plots.anchor(
         mine[mine["patients"] == anchor.EVERYONE],
@@ -172,27 +170,29 @@ def _map(outcomes: OutcomeTable, file: ScenarioFile, world: str) -> dict[str, Fi
     if without is None or len(days) < 2 or len(doses) < 2:
         return {}
     value, error = np.full((2, len(doses), len(days)), np.nan)
-    base = _from_relapse(outcomes, without, world)
+    base = _in_remission(outcomes, without, world)
     for (day, dose), scenario in cells.items():
-        pair = pd.concat([_from_relapse(outcomes, scenario, world), base], axis=1, join="inner").dropna()
+        pair = pd.concat([_in_remission(outcomes, scenario, world), base], axis=1, join="inner").dropna()
         if len(pair) > 1:
-            gain = (pair.iloc[:, 0] - pair.iloc[:, 1]) / DAYS_PER_MONTH
+            gain = pair.iloc[:, 0] - pair.iloc[:, 1]
             at = doses.index(dose), days.index(day)
             value[at], error[at] = gain.mean(), gain.std(ddof=1) / np.sqrt(len(gain))
     title = (
         f"Months free of a second progression gained by a second infusion, counted from relapse to {HORIZON_MONTHS:g}"
     )
     figure = plots.benefit_map(
-        value, waiting_days=days, doses=doses, error=error, title=title, label="months without a second progression"
+        value, waiting_days=days, doses=doses, error=error, title=title, label="months free of progression"
     )
     return {"benefit_map": figure}
 
 
-def _from_relapse(outcomes: OutcomeTable, scenario: Scenario, world: str) -> pd.Series:
-    """Days from relapse to the next event, to the horizon, by patient; the dead of the wait among them."""
-    rows = outcomes.read(scenario.name, world, ["patient", "infused", "failed", "pfs_from_relapse_days"])
-    rows = rows[~rows["failed"] & rows["infused"]].set_index("patient")
-    return rows["pfs_from_relapse_days"].clip(upper=HORIZON_MONTHS * DAYS_PER_MONTH).astype(np.float64)
+def _in_remission(outcomes: OutcomeTable, scenario: Scenario, world: str) -> pd.Series:
+    """Months free of a second progression within the horizon from relapse, by patient; the wait counts for nothing."""
+    columns = ["patient", "infused", "failed", "infusion_day", "pfs_days_1", "pfs_days_2"]
+    rows = outcomes.read(scenario.name, world, columns)
+    rows = rows[~rows["failed"] & rows["infused"]].set_index("patient").astype(np.float64)
+    waited = (rows["infusion_day"] - rows["pfs_days_1"]) / DAYS_PER_MONTH
+    return (rows["pfs_days_2"] / DAYS_PER_MONTH).clip(upper=(HORIZON_MONTHS - waited).clip(lower=0.0))
 
 
 def _examples(
