@@ -250,6 +250,15 @@ def test_progression_by_hazard_is_found_at_the_next_visit_and_forgets_the_first_
     assert seen.best.tolist() == [Response.SD, Response.SD, Response.PD, Response.SD]
 
 
+def test_a_hazard_at_its_threshold_has_reached_it():
+    out = block(SINCE, mprotein=np.full((3, SINCE.size), 3.0), cumhaz=SINCE / 8)
+    seen = both(out, SINCE, hazard_threshold=np.array([46.0, 46.0 - TINY, 46.0 + TINY]) / 8)
+    assert seen.progression_days.tolist() == [56.0, 56.0, 84.0]
+    rules = ResponseRules(visit_days=(EARLY, 28.0))
+    at_early = both(out[:1], SINCE, rules=rules, hazard_threshold=[0.0], follow_up=50.0)
+    assert at_early.progression_days.tolist() == [28.0], "a visit on the day the hazard starts is too soon"
+
+
 @pytest.mark.parametrize(
     ("death", "best", "progression", "event"),
     [
