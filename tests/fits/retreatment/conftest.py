@@ -38,7 +38,7 @@ def toy(
 
     log_sensitive = np.log(value("B0")) + value("r") * t
     log_low = np.log(value("fr") * value("B0")) + value("r") * t
-    cart = np.zeros(t.shape)
+    cart, cells = np.zeros(t.shape), {}
     for item in resolve(course):
         day = np.broadcast_to(item.day, (n,))[:, None]
         given = np.broadcast_to(item.dose, (n,))[:, None] > 0
@@ -48,11 +48,13 @@ def toy(
         bridge = np.where(t >= day, np.log(np.broadcast_to(item.bridging, (n,))[:, None]), 0.0)
         log_sensitive = log_sensitive - strength * since + bridge
         log_low = log_low + bridge
-        cart = cart + np.where(t >= day, 100.0 * np.exp(-(((t - day - 10.0) / 10.0) ** 2)), 0.0)
+        own = np.where(t >= day, 100.0 * np.exp(-(((t - day - 10.0) / 10.0) ** 2)), 0.0)
+        cells |= {f"E{item.slot}": own, f"M{item.slot}": 0.0 * own, f"X{item.slot}": 0.0 * own}
+        cart = cart + own
     if engager is not None:
         day, killing = (np.broadcast_to(x, (n,))[:, None] for x in (engager.day, engager.killing))
         log_sensitive = log_sensitive - killing * np.clip(t - day, 0.0, None)
-    sensitive, low = np.exp(log_sensitive), np.exp(log_low)
+    sensitive, low = np.exp(np.minimum(log_sensitive, 600.0)), np.exp(np.minimum(log_low, 600.0))
     failed = np.broadcast_to(value("kX")[:, 0] < 0, (n,))
     protein = value("P0") * (sensitive + low) / value("B0")
     sensitive = np.where(failed[:, None], np.nan, sensitive)
@@ -62,6 +64,7 @@ def toy(
         "Tr": (dims, low),
         "mprotein": (dims, protein),
         "cart": (dims, cart),
+        **{name: (dims, values) for name, values in cells.items()},
         **{f"Qaph{k}": (dims, np.broadcast_to(value("Q0"), cart.shape)) for k in range(2, len(course) + 1)},
         "cumhaz": (dims, np.broadcast_to(0.001 * t, cart.shape)),
         "status": (("patient",), failed.astype(int)),

@@ -6,17 +6,19 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from reinfuse.fits.retreatment import engine
+from reinfuse.fits.retreatment import block
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.scripts.main import build
 
 from .conftest import TEXT, toy
 from .test_virtual_patients import write_run
 
+WORLDS = '[[world]]\nname = "as assumed"\n[[world]]\nname = "null"\nhost_dysfunction = false\n'
+
 
 @pytest.fixture
 def reinfuse(monkeypatch):
-    monkeypatch.setattr(engine, "_model_simulator", lambda: toy)
+    monkeypatch.setattr(block, "_models_own", lambda: toy)
 
     def call(*words):
         return CliRunner().invoke(build(), ["retreat", *map(str, words)])
@@ -27,21 +29,38 @@ def reinfuse(monkeypatch):
 @pytest.fixture
 def toy_scenarios(tmp_path):
     path = tmp_path / "toy.toml"
-    path.write_text('anchor = "two"\n' + TEXT)
+    path.write_text('anchor = "two"\n' + TEXT + WORLDS)
     return path
 
 
 def test_priors_to_tables(reinfuse, tmp_path, toy_scenarios):
     out = tmp_path / "out"
-    result = reinfuse("--prior", "--scenarios", toy_scenarios, "--out", out, "--patients", 30, "--draws", 5)
+    result = reinfuse(
+        "--prior", "--scenarios", toy_scenarios, "--out", out, "--patients", 30, "--draws", 5, "--no-explain"
+    )
     assert result.exit_code == 0, result.output
     for words in ("not a medical device", "observed 10/10 [69%, 100%]", "mostly frailty", "priors alone"):
         assert words in " ".join(result.output.split())
     outcomes = pd.read_parquet(out / "outcomes.parquet")
-    assert outcomes.groupby("scenario").size().tolist() == [30] * 3
+    assert outcomes.groupby(["scenario", "world"], observed=True).size().tolist() == [30] * 6
     assert set(outcomes["draw"]) == set(range(5))
-    assert {"swimmer.png", "pfs_by_group.png", "pfs_by_scenario.png", "best_response.png", "anchor.png"} == {
-        path.name for path in (out / "figures").iterdir()
+    names = {path.stem for path in (out / "figures").iterdir()}
+    assert names >= {
+        "swimmer",
+        "pfs_by_group",
+        "pfs_by_scenario",
+        "best_response",
+        "waterfall",
+        "anchor",
+        "trajectories",
+    }
+    assert {path.stem for path in out.glob("*.csv")} == {
+        "summary",
+        "contrasts",
+        "choices",
+        "survival",
+        "anchor",
+        "published",
     }
     written = json.loads((out / "run.json").read_text())
     assert (written["kind"], written["seed"], written["options"], written["patients"]) == (
@@ -50,13 +69,17 @@ def test_priors_to_tables(reinfuse, tmp_path, toy_scenarios):
         "reference",
         30,
     )
+    assert written["weights"] == {"as assumed": 0.5, "null": 0.5}
     assert written["caveats"]
-    assert written["acceptance"]["two"]["kept"] == 30
+    assert {(row["scenario"], row["kept"]) for row in written["acceptance"]} == {
+        (name, 30) for name in ("two", "nothing given", "none")
+    }
+    assert not (out / ".outcomes.parquet.part").exists()
 
 
 def test_the_same_seed_gives_the_same_bytes(reinfuse, tmp_path, toy_scenarios):
     for name in ("first", "second"):
-        reinfuse("--prior", "--scenarios", toy_scenarios, "--out", tmp_path / name, "--patients", 20)
+        reinfuse("--prior", "--scenarios", toy_scenarios, "--out", tmp_path / name, "--patients", 20, "--no-explain")
     first, second = tmp_path / "first", tmp_path / "second"
     assert (first / "summary.csv").read_bytes() == (second / "summary.csv").read_bytes()
     assert (first / "outcomes.parquet").read_bytes() == (second / "outcomes.parquet").read_bytes()
@@ -65,7 +88,7 @@ def test_the_same_seed_gives_the_same_bytes(reinfuse, tmp_path, toy_scenarios):
 def test_a_run_to_tables(reinfuse, tmp_path, toy_scenarios):
     run = write_run(tmp_path / "run", variant="full").path
     out = tmp_path / "out"
-    result = reinfuse(run, "--scenarios", toy_scenarios, "--out", out, "--patients", 20)
+    result = reinfuse(run, "--scenarios", toy_scenarios, "--out", out, "--patients", 20, "--no-explain")
     assert result.exit_code == 0, result.output
     written = json.loads((out / "run.json").read_text())
     assert (written["variant"], written["options"], written["draws"]) == ("full", "real", 10)
@@ -77,6 +100,7 @@ def test_a_run_to_tables(reinfuse, tmp_path, toy_scenarios):
     ("words", "told"),
     [
         (["--prior"], "--out is missing"),
+        (["--prior", "--patient", "P1", "--out", "OUT"], "P1 has no posterior without a RUN"),
         (["--out", "OUT"], "neither a RUN nor --prior"),
         (["gone", "--prior", "--out", "OUT"], "both gone and --prior"),
         (["gone", "--out", "OUT"], "no folder gone"),
@@ -95,7 +119,7 @@ def test_another_folder_is_not_overwritten(reinfuse, tmp_path, toy_scenarios):
     out = tmp_path / "out"
     out.mkdir()
     (out / "notes.txt").write_text("mine")
-    words = ["--prior", "--scenarios", toy_scenarios, "--out", out, "--patients", 10]
+    words = ["--prior", "--scenarios", toy_scenarios, "--out", out, "--patients", 10, "--no-explain"]
     assert "--force" in str(reinfuse(*words).exception)
     assert reinfuse(*words, "--force").exit_code == 0
     assert (out / "notes.txt").read_text() == "mine"
