@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -51,8 +52,6 @@ def cohort_of(size: int, seed: int) -> Problem:
 
 def fit(problem: Problem, settings: Settings, cores: int) -> Record:
     """Sample as `reinfuse fit` does, and judge all numbers."""
-    import xarray as xr
-
     marks, cpu = [time.perf_counter()], time.process_time()
     density = LogDensity(population_model(problem))
     marks.append(time.perf_counter())
