@@ -320,6 +320,11 @@ class TestScores:
         error = scores.error_in_log(np.ones(4), np.array([0, 1, 1, -1]), np.array([0.4, 0.4, 1.5, 0.4]))
         np.testing.assert_allclose(error, [0.6, 0.0, 0.5, 0.6])
 
+    def test_p_values_by_hand(self):
+        assert scores.two_sided(np.arange(9.0), 100.0) == pytest.approx(0.2)
+        assert scores.two_sided(np.arange(9.0), 4.0) == 1.0
+        assert scores.two_sided(np.array([1.0, np.inf, np.inf]), np.inf) == 1.0
+
     def test_the_bootstrap_interval_holds_the_mean(self):
         rng = np.random.default_rng(16)
         x = 5 + rng.standard_normal(100)
