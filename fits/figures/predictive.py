@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Rectangle
 
 from . import style
 
@@ -134,29 +134,7 @@ def predictive_check(observations: pd.DataFrame, draws: style.Array, dvid: str) 
     if limited:
         axes[1, 0].set_ylabel("share below\nlimit")
     figure.suptitle(f"Predictive check: {style.assay_name(dvid, unit=False)}")
-    handles = [
-        Line2D([], [], color=style.BLACK, marker="o", linestyle="-", label="observed median"),
-        Line2D(
-            [],
-            [],
-            color=style.BLACK,
-            marker="_",
-            linestyle="none",
-            markersize=8,
-            label="observed 10th, 90th percentile",
-        ),
-        Patch(color=style.GREY, alpha=0.45, label="95 % of simulated percentiles"),
-        Line2D(
-            [],
-            [],
-            color=style.GREY,
-            marker="v",
-            markerfacecolor="white",
-            linestyle="none",
-            label="below the limit",
-        ),
-    ]
-    style.legend_below(figure, handles, columns=4)
+    style.legend_below(figure, style.percentile_legend("95 % of simulated percentiles"), columns=4)
     return figure
 
 
