@@ -59,9 +59,7 @@ def command(
     for one in (each for each in (table, progressed) if len(each)):
         console.print(one.drop(columns="cutoff").to_string(index=False, float_format="{:.3f}".format, na_rep="-"))
     if not len(progressed):
-        console.print(
-            "Progression is not compared: too few patients were at risk on the day and followed after it."
-        )
+        console.print("Progression is not compared: too few patients were at risk on the day and followed after it.")
 
 
 if __name__ == "__main__":
