@@ -225,7 +225,7 @@ def _switching(posterior: xr.Dataset, slow: set[str]) -> list[Cause]:
     names, _, every = every_scalar(posterior)
     left = [two for i, name in enumerate(names) if name in slow and (two := _two_modes(name, every[:, :, i]))]
     left.sort(key=lambda two: -two.distance)
-    causes = []
+    causes: list[Cause] = []
     while left and len(causes) < MOST_PAIRS:
         first = left[0]
         together = [two for two in left if two is first or _in_step(two.upper, first.upper) > IN_STEP]

@@ -217,7 +217,7 @@ def _bins(seen: pd.DataFrame, studies: Studies) -> Iterator[tuple[dict[str, obje
     for (dvid, stratum, number), rows in groups:
         if int(str(number)) < 0:
             continue
-        mine = rows.to_numpy()
+        mine: Indices = np.asarray(rows, dtype=np.int64)
         days = since[mine]
         head = {
             "dvid": str(dvid),
