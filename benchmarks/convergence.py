@@ -138,8 +138,6 @@ def picture(records: list[Record]) -> Figure:
         (size, [min(r["min_ess_bulk"], r["min_ess_tail"]) for r in simulated], "smallest effective sample size"),
     ):
         axes.loglog(n, values, "o", color=style.BLUE, alpha=0.7)
-        axes.set_xticks(np.unique(n), [str(size) for size in np.unique(n)])
-        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("patients")
         axes.set_ylabel(label)
     reach = np.array([n.min(), n.max()], dtype=float)
@@ -147,6 +145,9 @@ def picture(records: list[Record]) -> Figure:
     cost.loglog(reach, middle * reach, "--", color=style.GREY, label="linear")
     cost.legend(frameon=False)
     size.axhline(MIN_ESS, ls="--", color=style.GREY)
+    for axes in (cost, size):  # after the lines, which set them anew
+        axes.set_xticks(np.unique(n), [str(patients) for patients in np.unique(n)])
+        axes.xaxis.set_minor_locator(NullLocator())
     return figure
 
 

@@ -190,7 +190,7 @@ def _censored_share(panel: Axes, rows: pd.DataFrame, draws: style.Array, colour:
         points.append((float(window["since"].clip(lower=0).median()), float((window["cens"] > 0).mean())))
     if points:
         panel.plot(*zip(*points, strict=True), "-o", color=style.BLACK, markersize=3.5)
-    panel.set_ylim(-0.05 * top, 1.1 * top)
+    panel.set_ylim(-0.05 * top, max(1.1 * top, panel.get_ylim()[1]))  # the axis is that of all panels
 
 
 def _spans(rows: pd.DataFrame) -> list[tuple[float, float, pd.DataFrame]]:

@@ -210,6 +210,14 @@ class TestPredictiveFigures:
         assert seen[at] == pytest.approx(np.exp(np.median(np.maximum(window["observed"], np.log(1.1)))))
         assert dict(zip(*shares.get_data(), strict=True))[at] == pytest.approx((window["cens"] > 0).mean())
 
+    def test_no_share_lies_outside_the_axis_that_the_products_have_together(self, observations, draws):
+        worse = observations.assign(cens=np.where(observations["product"] == "cilta-cel", 1, 0), lloq=1e9)
+        figure = predictive_figures.predictive_check(worse, draws, "sbcma")
+        for panel in figure.axes[2:]:
+            shares = np.concatenate([line.get_ydata() for line in panel.lines])
+            assert panel.get_ylim()[1] > shares.max()
+            assert all(patch.get_y() + patch.get_height() < panel.get_ylim()[1] for patch in panel.patches)
+
     def test_m_protein_is_drawn_in_its_own_unit_with_its_offset(self):
         """Fits take ln(P + 0.05): limits are raised by it before, and numbers lowered by it after."""
         limit, value = 0.1, np.array([0.0, 0.1, 1.0, 3.0])
