@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from rich.console import Console
 
 from reinfuse.fits.calibration.cohorts import Study, draw_cohort, reference_truth
@@ -28,7 +30,7 @@ from reinfuse.fits.geometry import prepare
 from reinfuse.fits.likelihood_op import LogDensity
 from reinfuse.fits.population import population_model
 from reinfuse.fits.problem import Problem, pose
-from reinfuse.fits.results import layout
+from reinfuse.fits.results import Draws, layout, posterior_draws
 from reinfuse.fits.sampling import Settings, sample
 
 HERE = Path(__file__).parent
@@ -37,6 +39,7 @@ PAGE = HERE.parent / "docs" / "generated" / "convergence.md"
 PICTURE = HERE.parent / "docs" / "images" / "convergence.png"
 SIZES = (10, 30, 100, 300)
 SEEDS = (1, 2, 3, 4, 5)
+SLOWEST = 3  # numbers that a record names
 PACKAGES = ("reinfuse", "numpy", "numba", "pymc", "arviz-stats")
 console = Console(highlight=False, soft_wrap=True)
 
@@ -51,8 +54,6 @@ def cohort_of(size: int, seed: int) -> Problem:
 
 def fit(problem: Problem, settings: Settings, cores: int) -> Record:
     """Sample as `reinfuse fit` does, and judge all numbers."""
-    import xarray as xr
-
     marks, cpu = [time.perf_counter()], time.process_time()
     density = LogDensity(population_model(problem))
     marks.append(time.perf_counter())
@@ -61,11 +62,9 @@ def fit(problem: Problem, settings: Settings, cores: int) -> Record:
     sampled = sample(problem, density, coordinates, settings, cores=cores)
     marks.append(time.perf_counter())
     compile_, explore, sampling = np.diff(marks).round(2).tolist()
-    posterior = xr.Dataset(
-        {"x": (("chain", "draw", "coordinate"), sampled["x"].transpose("chain", "draw", ...).values)}
-    )
-    tree = xr.DataTree.from_dict({"/posterior": posterior, "/sample_stats": sampled.drop_vars("x")})
-    found = diagnose(tree)
+    draws = Draws(problem, sampled["x"].transpose("chain", "draw", ...).values)
+    groups = {"/posterior": posterior_draws(problem, draws), "/sample_stats": sampled.drop_vars("x")}
+    found = diagnose(xr.DataTree.from_dict(groups))
     return {
         "patients": problem.n,
         "numbers": found.n_scalars,
@@ -74,6 +73,7 @@ def fit(problem: Problem, settings: Settings, cores: int) -> Record:
         "min_ess_tail": found.min_ess_tail,
         "divergence_share": found.divergence_share,
         "converged": found.converged,
+        "slowest": [_unnamed(str(number["parameter"])) for number in found.worst[:SLOWEST]],
         "compile": compile_,
         "explore": explore,
         "sampling": sampling,
@@ -82,9 +82,25 @@ def fit(problem: Problem, settings: Settings, cores: int) -> Record:
     }
 
 
+def _unnamed(number: str) -> str:
+    """What a number is, without the patient it belongs to: the record may be of real ones."""
+    name, _, owner = number.partition("[")
+    return f"{name} of a patient" if owner else name
+
+
 def table(records: list[Record]) -> str:
     """The page's fragment."""
-    header = ("cohort", "fits", "converged", "largest R-hat", "smallest ESS, bulk", "tail", "divergent", "sampling, s")
+    header = (
+        "cohort",
+        "fits",
+        "converged",
+        "largest R-hat",
+        "smallest ESS, bulk",
+        "tail",
+        "divergent",
+        "sampling, s",
+        "slowest numbers",
+    )
     lines = [
         f"`make convergence`, {max(r['date'] for r in records)}; "
         + ", ".join(f"{name} {v}" for name, v in records[-1]["versions"].items())
@@ -100,10 +116,12 @@ def table(records: list[Record]) -> str:
             np.array([r[k] for r in mine]) for k in ("max_rhat", "min_ess_bulk", "min_ess_tail", "sampling")
         )
         share = max(r["divergence_share"] or 0.0 for r in mine)
+        slowest = dict.fromkeys(name for r in mine for name in r["slowest"])
         lines.append(
             f"| {name} | {len(mine)} | {sum(r['converged'] for r in mine)} "
             f"| {rhat.max():.4f} (median {np.median(rhat):.4f}) | {bulk.min():.0f} | {tail.min():.0f} "
-            f"| {100 * share:.2f} % | {np.median(seconds):.0f} ({seconds.min():.0f} to {seconds.max():.0f}) |"
+            f"| {100 * share:.2f} % | {np.median(seconds):.0f} ({seconds.min():.0f} to {seconds.max():.0f}) "
+            f"| {', '.join(slowest)} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -127,6 +145,9 @@ def picture(records: list[Record]) -> Figure:
     cost.loglog(reach, middle * reach, "--", color=style.GREY, label="linear")
     cost.legend(frameon=False)
     size.axhline(MIN_ESS, ls="--", color=style.GREY)
+    for axes in (cost, size):  # after the lines, which set them anew
+        axes.set_xticks(np.unique(n), [str(patients) for patients in np.unique(n)])
+        axes.xaxis.set_minor_locator(NullLocator())
     return figure
 
 

@@ -1,7 +1,8 @@
 """Draws from the posterior, chain by chain, so that finished chains can be kept and re-used.
 
-Two samplers: ``blocks`` (Hamiltonian Monte Carlo in blocks, see `blocks`), the default, for one odd patient cannot
-break it; and ``nutpie`` (NUTS on the whole vector), a cross-check. A run records which one ran.
+Two samplers: ``blocks`` (joint Hamiltonian trajectories of population and patients, then each patient with a step size
+of its own and jumps, see `blocks`), the default, for one odd patient cannot break it; and ``nutpie`` (NUTS on the whole
+vector), a cross-check. A run records which one ran.
 """
 
 import threading
@@ -30,6 +31,7 @@ from .problem import Problem
 type Floats = NDArray[np.float64]
 
 SAMPLERS: Final = ("blocks", "nutpie")
+BLOCKS: Final = "joint HMC of population and patients, HMC and jumps of each patient"
 STATISTICS: Final = ("diverging", "n_steps", "step_size", "energy", "logp", "mean_tree_accept")
 START_SPREAD: Final = 0.5  # sd of the starting points, in units of the whitened posterior
 
@@ -88,7 +90,7 @@ def sampler_name(settings: Settings) -> str:
     """The sampler that `sample` runs, with its version."""
     if settings.sampler == "nutpie":
         return f"nutpie {version('nutpie')} NUTS"
-    return f"reinfuse {version('reinfuse')} blocks: Hamiltonian Monte Carlo in blocks"
+    return f"reinfuse {version('reinfuse')} blocks: {BLOCKS}"
 
 
 def chain_seeds(seed: int, chains: int) -> list[int]:

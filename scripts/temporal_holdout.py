@@ -50,10 +50,16 @@ def command(
     rng = np.random.default_rng(seed)
     table, progressed = yardsticks.strictly(full, observed(problem), found, rng)
     verdict = diagnose(run.posterior())
-    console = Console(width=120)
-    console.print(f"Data of everybody until day {day:g}; largest R-hat {verdict.max_rhat:.3f}.")
-    for one in (table, progressed):
-        console.print(one.to_string(index=False, float_format="{:.3f}".format), highlight=False)
+    table["n_censored"] = table["n_censored"].map(lambda count: "-" if np.isnan(count) else f"{count:.0f}")
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(
+        f"Data of everybody until day {day:g}; {'converged' if verdict.converged else 'NOT CONVERGED'}: largest R-hat "
+        f"{verdict.max_rhat:.3f}, smallest ESS {verdict.min_ess_bulk:.0f} (bulk) and {verdict.min_ess_tail:.0f} (tail)."
+    )
+    for one in (each for each in (table, progressed) if len(each)):
+        console.print(one.drop(columns="cutoff").to_string(index=False, float_format="{:.3f}".format, na_rep="-"))
+    if not len(progressed):
+        console.print("Progression is not compared: too few patients were at risk on the day and followed after it.")
 
 
 if __name__ == "__main__":

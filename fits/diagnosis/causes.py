@@ -5,6 +5,11 @@
     a chain, and the chains of both groups move.
 ``stuck``
     The same, but the smaller group is one chain that moves less than `STILL` times as much as the others.
+``switching``
+    A slow number that does not split the chains, but whose draws fall into two clusters, more than `WIDE` sds within a
+    cluster apart. Most chains change between them, but less than `RARE` times as often as independent draws would, and
+    in leaps: a change goes, within one draw, more than `LEAP` of the way from centre to centre. A number with one mode
+    that wanders slowly does not leap, however many heaps its draws lie in.
 ``patient``
     The numbers whose chains disagree belong to patients, not to the population, and more than half to one patient.
 ``funnel``
@@ -34,12 +39,21 @@ from .scalars import every_scalar, is_fixed, labelled, list_scalars, stack
 
 Array = npt.NDArray[np.float64]
 
-KINDS: Final = ("modes", "stuck", "patient", "funnel", "alias", "solver")
+KINDS: Final = ("modes", "stuck", "switching", "patient", "funnel", "alias", "solver")
 APART: Final = 1.05
 """R-hat from which chains are asked whether they stand in groups."""
 
 GAP: Final = 2.0
 STILL: Final = 0.2
+WIDE: Final = 4.0
+RARE: Final = 0.2
+LEAP: Final = 0.5
+LEAST_SHARE: Final = 0.05
+"""Part of all draws that a cluster holds at least; fewer are a tail."""
+
+IN_STEP: Final = 0.8
+"""Correlation of two numbers' modes from which they are said to change together."""
+
 DEEP: Final = 1.0
 TIED: Final = 0.6
 FAILURES: Final = 0.01
@@ -95,6 +109,7 @@ def find_causes(
     grouped = _groups(posterior, scalars)
     return [
         *_modes(tree, grouped),
+        *_switching(posterior, poor - {split.name for split in grouped}),
         *_patient(grouped),
         *_funnels(posterior, poor, rows),
         *_pairs(posterior, poor, rows),
@@ -194,6 +209,79 @@ def _heights(tree: xr.DataTree, lower: tuple[int, ...], upper: tuple[int, ...]) 
     names = _few([str(c) for c in better])
     who = f"Chains {names} describe" if len(better) > 1 else f"Chain {names} describes"
     return f" {who} the data better, by {abs(difference):.1f} in log-likelihood."
+
+
+@dataclass(frozen=True)
+class _TwoModes:
+    """A number with two modes: which draws (chain, draw) lie in the upper one, and how far apart the modes are."""
+
+    name: str
+    upper: npt.NDArray[np.bool_]
+    distance: float
+
+
+def _switching(posterior: xr.Dataset, slow: set[str]) -> list[Cause]:
+    """Modes that the chains visit in turn; numbers that change together are one cause."""
+    names, _, every = every_scalar(posterior)
+    left = [two for i, name in enumerate(names) if name in slow and (two := _two_modes(name, every[:, :, i]))]
+    left.sort(key=lambda two: -two.distance)
+    causes: list[Cause] = []
+    while left and len(causes) < MOST_PAIRS:
+        first = left[0]
+        together = [two for two in left if two is first or _in_step(two.upper, first.upper) > IN_STEP]
+        left = [two for two in left if two not in together]
+        causes.append(_changing(first, [two.name for two in together]))
+    return causes
+
+
+def _changing(modes: _TwoModes, names: list[str]) -> Cause:
+    share, draws = float(modes.upper.mean()), modes.upper.shape[1]
+    changes = float(np.median(np.count_nonzero(np.diff(modes.upper, axis=1), axis=1)))
+    return Cause(
+        "switching",
+        tuple(names),
+        f"The chains visit two modes of {_few(names)} in turn ({modes.distance:.1f} sds apart, {100 * share:.0f} % of "
+        f"the draws in the upper one of {names[0]}), and change only {changes:.0f} times in {draws} draws: they agree, "
+        "but how much weight each mode has is hardly known. The data allow more than one explanation. See which of the "
+        "two is biologically sound; a narrower, sourced prior, or data that tell them apart, decides. To keep both, "
+        "draw much longer (--draws).",
+    )
+
+
+def _two_modes(name: str, draws: Array) -> _TwoModes | None:
+    """The modes of one number (chain, draw), if it has two that are visited in turn."""
+    if not np.isfinite(draws).all() or is_fixed(draws):
+        return None
+    x = np.log(draws) if (draws > 0).all() else draws
+    upper = x > _between(x)
+    low, high = x[~upper], x[upper]
+    if min(low.size, high.size) < LEAST_SHARE * x.size:
+        return None
+    centres = float(high.mean() - low.mean())
+    distance = centres / max(float(np.sqrt(0.5 * (low.var() + high.var()))), 1e-300)
+    changing = np.diff(upper, axis=1)
+    changes, share = np.median(np.count_nonzero(changing, axis=1)), float(upper.mean())
+    by_chance = 2.0 * share * (1.0 - share) * changing.shape[1]
+    if distance <= WIDE or changes < 1 or changes >= RARE * by_chance:
+        return None
+    leap = float(np.median(np.abs(np.diff(x, axis=1))[changing]))
+    return _TwoModes(name, upper, distance) if leap > LEAP * centres else None
+
+
+def _in_step(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
+    """Correlation of two numbers' modes, whichever of them is called the upper one."""
+    return abs(float(np.corrcoef(one.ravel(), other.ravel())[0, 1]))
+
+
+def _between(x: Array) -> float:
+    """Number that parts draws into two clusters with the least variance within them, neither a mere tail."""
+    ranked = np.sort(x, axis=None)
+    n, sums = ranked.size, np.cumsum(ranked)
+    below = np.arange(1, n)
+    lower, upper = sums[:-1] / below, (sums[-1] - sums[:-1]) / (n - below)
+    gained = np.where(np.minimum(below, n - below) >= LEAST_SHARE * n, below * (n - below) * (upper - lower) ** 2, -1.0)
+    at = int(np.argmax(gained))
+    return float(0.5 * (ranked[at] + ranked[at + 1]))
 
 
 def _patient(splits: list[_Split]) -> list[Cause]:

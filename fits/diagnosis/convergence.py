@@ -304,6 +304,8 @@ def _on_disagreement(apart: pd.DataFrame, causes: list[Cause], draws: int) -> li
     opening = f"R-hat is {MAX_RHAT} or more for {_names(apart)} (largest {worst:.3f})."
     if {cause.kind for cause in causes} & {"modes", "stuck"}:
         return [f"{opening} The chains explore different regions."]
+    if any(cause.kind == "switching" and set(cause.names) & set(apart["parameter"]) for cause in causes):
+        return [f"{opening} The chains explore the same two regions, and seldom go from one to the other."]
     if worst < APART:
         return [
             f"{opening} The chains agree roughly but are too short or mix slowly. Draw more (about --draws {draws})."

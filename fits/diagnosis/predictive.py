@@ -255,11 +255,11 @@ def _grouped(observations: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.
 
 
 def _since(table: pd.DataFrame, infusions: Mapping[str, Sequence[float]]) -> Array:
-    """Return days since the patient's latest infusion; a sample of the infusion's day was taken before it."""
+    """Return days since the patient's latest infusion; as in the fit, a row on an infusion's day is after it."""
     since = np.empty(len(table))
     for i, (patient, time) in enumerate(zip(table["patient"], table["time"], strict=True)):
-        earlier = [day for day in infusions.get(patient, (0.0,)) if day < time]
-        since[i] = time - max(earlier) if earlier else min(time, 0.0)
+        earlier = [day for day in infusions.get(patient, (0.0,)) if day <= time]
+        since[i] = time - max(earlier) if earlier else time
     return since
 
 

@@ -26,6 +26,7 @@ from reinfuse.model.response import kinetics
 
 from ..new_patients import NewPatients, PopulationDraws, first_infusion_only, has_progression
 from ..problem import Problem
+from .scores import two_sided
 
 Array = npt.NDArray[np.float64]
 
@@ -220,7 +221,7 @@ def compare(
     -------
     DataFrame
         One row per figure of `PUBLISHED` whose product the cohort has: `published`, `simulated` (median), `lower` and
-        `upper` (95 % of the studies), `p_value` (`two_sided`) and
+        `upper` (95 % of the studies), `p_value` (`scores.two_sided`) and
         `comparable` (False: on the scale of another laboratory).
     """
     lines = []
@@ -257,12 +258,6 @@ def compare(
                 }
             )
     return pd.DataFrame(lines, columns=list(COLUMNS))
-
-
-def two_sided(simulated: Array, observed: float) -> float:
-    """Return the two-sided Monte Carlo p-value of a number among S simulated ones: never below 2 / (S + 1)."""
-    fewer = min(np.count_nonzero(simulated >= observed), np.count_nonzero(simulated <= observed))
-    return float(min(1.0, 2 * (fewer + 1) / (simulated.size + 1)))
 
 
 def first_courses(

@@ -15,7 +15,7 @@ from ..assays import LOG_OFFSET
 from ..problem import Problem
 from ..simulated_studies import Studies
 from ..study_plan import Plan
-from .published import two_sided
+from .scores import two_sided
 from .vpc import FEWEST, measurements, quantiles
 
 Array = npt.NDArray[np.float64]

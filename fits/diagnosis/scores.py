@@ -253,6 +253,12 @@ def area_under_curve(score: npt.ArrayLike, positive: npt.ArrayLike) -> float:
     return float((ranks[truth].sum() - count * (count + 1) / 2) / (count * rest))
 
 
+def two_sided(simulated: Array, observed: float) -> float:
+    """Return the two-sided Monte Carlo p-value of a number among S simulated ones: never below 2 / (S + 1)."""
+    fewer = min(np.count_nonzero(simulated >= observed), np.count_nonzero(simulated <= observed))
+    return float(min(1.0, 2 * (fewer + 1) / (simulated.size + 1)))
+
+
 def bootstrap_interval(
     statistic: Callable[..., float],
     *arrays: npt.NDArray[Any],

@@ -6,6 +6,7 @@ among such values is not shown. Their share is checked by itself. Times are days
 and first and further infusions, are told apart, for the patients of a second infusion are those who progressed.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ..assays import LOG_OFFSET, above_limit, below_limit
+from ..assays import LOG_OFFSET, above_limit, below_limit, log_offset
 from ..new_patients import NewPatients
 from ..problem import Problem
 from ..simulated_studies import Studies, typical_predictions
@@ -21,6 +22,7 @@ from ..study_plan import Plan
 from .predictive import WINDOWS
 
 Array = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
 
 PERCENTILES: Final = (0.1, 0.5, 0.9)
 INTERVAL: Final = (0.025, 0.5, 0.975)
@@ -98,82 +100,33 @@ def check(new: NewPatients, made: Plan, studies: Studies) -> Vpc:
     studies
         From `simulated_studies.replicate_studies`.
     """
-    problem = new.problem
-    seen = measurements(problem, made)
+    seen = measurements(new.problem, made)
     seen["predicted"] = typical_predictions(new, made, made.patient, np.arange(len(seen)))
-    strata = seen["stratum"].to_numpy()
-    bins = bins_of(seen)
-    seen["bin"] = bins
+    seen["bin"] = bins_of(seen)
     reference = seen.groupby(["dvid", "stratum", "bin"])["predicted"].transform("median").to_numpy()
-    limit = seen["ln_lloq"].to_numpy()
     below = seen["below"].to_numpy()
     y = np.where(below, -np.inf, np.where(seen["cens"] < 0, np.inf, seen["observed"]))
-    shift = reference - seen["predicted"].to_numpy()
-    simulated = studies.y
-    blq = simulated < limit[studies.row]  # False where no limit is known
-    simulated = np.where(blq, -np.inf, simulated)
-    # the bin of a borrowed row is that of the row it is a copy of: the same product, infusion and day
-    correction = reference[studies.row] - typical_predictions(new, made, studies.place, studies.row)
-    groups = pd.Series(range(len(seen))).groupby([seen["dvid"], seen["stratum"], seen["bin"]], sort=False)
-    order = np.argsort(studies.row, kind="stable")
-    bounds = np.searchsorted(studies.row[order], np.arange(len(seen) + 1))
+    limit = seen["ln_lloq"].to_numpy()
+    blq = studies.y < limit[studies.row]  # False where no limit is known
+    ranked = _Ranked(
+        limit=limit,
+        below=below,
+        y=y,
+        corrected=y + (reference - seen["predicted"].to_numpy()),
+        blq=blq,
+        simulated=np.where(blq, -np.inf, studies.y),
+        # the bin of a borrowed row is that of the row it is a copy of: the same product, infusion and day
+        correction=reference[studies.row] - typical_predictions(new, made, studies.place, studies.row),
+    )
     percentiles: list[dict[str, object]] = []
     shares: list[dict[str, object]] = []
-    for (dvid, stratum, number), rows in groups:
-        if int(str(number)) < 0:
-            continue
-        mine = rows.to_numpy()
-        copies = np.concatenate([order[bounds[k] : bounds[k + 1]] for k in mine])
-        days = seen["since"].to_numpy()[mine]
-        offset = LOG_OFFSET.get(str(dvid), 0.0)
-        known = limit[mine][np.isfinite(limit[mine])]
-        head = {
-            "dvid": str(dvid),
-            "stratum": str(stratum),
-            "bin": int(str(number)),
-            "day": float(np.median(days)),
-            "first": float(days.min()),
-            "last": float(days.max()),
-            "n": mine.size,
-        }
-        floor = float(np.exp(np.median(known)) - offset) if known.size else float("nan")
-        for corrected, values, replicated in (
-            (False, y[mine], simulated[copies]),
-            (True, (y + shift)[mine], (simulated + correction)[copies]),
-        ):
-            table = by_study(replicated, studies.study[copies], PERCENTILES)
-            bands = quantiles(table, INTERVAL)
-            for k, percentile in enumerate(PERCENTILES):
-                found = _natural(np.array([quantiles(values[:, None], (percentile,))[0, 0], *bands[:, k]]), offset)
-                numbers = dict(zip(("observed", "lower", "predicted", "upper"), found.tolist(), strict=True))
-                percentiles.append(
-                    {**head, "corrected": corrected, "percentile": percentile, **numbers, "limit": floor}
-                )
-        if known.size:
-            with_limit = np.isfinite(limit[studies.row[copies]])
-            counted = studies.study[copies][with_limit]
-            total = np.bincount(counted, minlength=studies.count)
-            under = np.bincount(counted, weights=blq[copies][with_limit], minlength=studies.count)
-            low, middle, high = np.quantile((under / np.maximum(total, 1))[total > 0], INTERVAL)
-            observed = float(below[mine][np.isfinite(limit[mine])].mean())
-            shares.append({**head, "observed": observed, "lower": low, "predicted": middle, "upper": high})
-    points = pd.DataFrame(
-        {
-            "dvid": seen["dvid"],
-            "stratum": strata,
-            "since": seen["since"],
-            "value": seen["value"],
-            "corrected": [
-                np.exp(v) - LOG_OFFSET.get(d, 0.0) if np.isfinite(v) else np.nan
-                for v, d in zip(y + shift, seen["dvid"], strict=True)
-            ],
-            "cens": seen["cens"],
-        }
-    )
+    for head, mine, copies in _bins(seen, studies):
+        percentiles += _percentile_rows(head, ranked, studies, mine, copies)
+        shares += _blq_rows(head, ranked, studies, mine, copies)
     return Vpc(
         percentiles=pd.DataFrame(percentiles, columns=list(PERCENTILE_COLUMNS)),
         blq=pd.DataFrame(shares, columns=list(BLQ_COLUMNS)),
-        points=points,
+        points=_points(seen, ranked.corrected),
         studies=studies.count,
         dropped=studies.dropped,
         failed=studies.failed,
@@ -238,6 +191,89 @@ def bins_of(seen: pd.DataFrame) -> npt.NDArray[np.int64]:
     return bins
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Ranked:
+    """Values on the scale of the residuals; infinite where censored, so that they have ranks.
+
+    Of measurements (rows,): `limit`, whether `below` it, `y`, prediction-corrected `corrected`; of simulated ones
+    (m,): whether below the limit (`blq`), `simulated`, and the `correction` to add to it.
+    """
+
+    limit: Array
+    below: npt.NDArray[np.bool_]
+    y: Array
+    corrected: Array
+    blq: npt.NDArray[np.bool_]
+    simulated: Array
+    correction: Array
+
+
+def _bins(seen: pd.DataFrame, studies: Studies) -> Iterator[tuple[dict[str, object], Indices, Indices]]:
+    """Each bin that is shown: what heads its rows in the tables, its measurements, and their simulated copies."""
+    order = np.argsort(studies.row, kind="stable")
+    bounds = np.searchsorted(studies.row[order], np.arange(len(seen) + 1))
+    since = seen["since"].to_numpy()
+    groups = pd.Series(range(len(seen))).groupby([seen["dvid"], seen["stratum"], seen["bin"]], sort=False)
+    for (dvid, stratum, number), rows in groups:
+        if int(str(number)) < 0:
+            continue
+        mine: Indices = np.asarray(rows, dtype=np.int64)
+        days = since[mine]
+        head = {
+            "dvid": str(dvid),
+            "stratum": str(stratum),
+            "bin": int(str(number)),
+            "day": float(np.median(days)),
+            "first": float(days.min()),
+            "last": float(days.max()),
+            "n": mine.size,
+        }
+        yield head, mine, np.concatenate([order[bounds[k] : bounds[k + 1]] for k in mine])
+
+
+def _percentile_rows(
+    head: dict[str, object], ranked: _Ranked, studies: Studies, mine: Indices, copies: Indices
+) -> list[dict[str, object]]:
+    """Percentiles of one bin, observed and simulated: plain ones, then prediction-corrected ones."""
+    offset = LOG_OFFSET.get(str(head["dvid"]), 0.0)
+    known = ranked.limit[mine][np.isfinite(ranked.limit[mine])]
+    floor = float(np.exp(np.median(known)) - offset) if known.size else float("nan")
+    simulated = ranked.simulated[copies]
+    lines: list[dict[str, object]] = []
+    for corrected, values, replicated in (
+        (False, ranked.y[mine], simulated),
+        (True, ranked.corrected[mine], simulated + ranked.correction[copies]),
+    ):
+        bands = quantiles(by_study(replicated, studies.study[copies], PERCENTILES), INTERVAL)
+        for k, percentile in enumerate(PERCENTILES):
+            found = _natural(np.array([quantiles(values[:, None], (percentile,))[0, 0], *bands[:, k]]), offset)
+            numbers = dict(zip(("observed", "lower", "predicted", "upper"), found.tolist(), strict=True))
+            lines.append({**head, "corrected": corrected, "percentile": percentile, **numbers, "limit": floor})
+    return lines
+
+
+def _blq_rows(
+    head: dict[str, object], ranked: _Ranked, studies: Studies, mine: Indices, copies: Indices
+) -> list[dict[str, object]]:
+    """Share of one bin below the limit, observed and simulated; no row where no limit is known."""
+    limited = np.isfinite(ranked.limit[mine])
+    if not limited.any():
+        return []
+    counted = copies[np.isfinite(ranked.limit[studies.row[copies]])]
+    total = np.bincount(studies.study[counted], minlength=studies.count)
+    under = np.bincount(studies.study[counted], weights=ranked.blq[counted], minlength=studies.count)
+    low, middle, high = np.quantile((under / np.maximum(total, 1))[total > 0], INTERVAL)
+    observed = float(ranked.below[mine][limited].mean())
+    return [{**head, "observed": observed, "lower": low, "predicted": middle, "upper": high}]
+
+
+def _points(seen: pd.DataFrame, corrected: Array) -> pd.DataFrame:
+    """The measurements as a figure shows them."""
+    offsets = log_offset(seen["dvid"].to_numpy(dtype=np.str_))
+    points = seen[["dvid", "stratum", "since", "value"]].assign(corrected=_natural(corrected, offsets))
+    return points.assign(cens=seen["cens"])
+
+
 def _joined(window: npt.NDArray[np.int64]) -> list[list[int]]:
     """Windows that make a bin of at least `FEWEST` measurements each, in order of time."""
     done: list[list[int]] = []
@@ -291,7 +327,7 @@ def _between(low: Array, high: Array, share: Array | float) -> Array:
     return np.where(finite, mixed, np.where(np.isfinite(low), high, low))
 
 
-def _natural(values: Array, offset: float) -> Array:
+def _natural(values: Array, offset: Array | float) -> Array:
     """From the scale of the residuals to the assay's unit; NaN where among censored values."""
     finite = np.isfinite(values)
     return np.where(finite, np.exp(np.where(finite, values, 0.0)) - offset, np.nan)

@@ -139,13 +139,13 @@ def infusion_days(cohort: Cohort) -> dict[str, list[float]]:
 
 
 def _first_course_rows(observed: xr.Dataset, infusions: Mapping[str, Sequence[float]]) -> pd.DataFrame:
-    """Return the rows the fit used, up to the patient's second infusion."""
+    """Return the rows the fit used that come before the patient's second infusion; one on its day is after it."""
     table = pd.DataFrame(
         {name: observed[name].values for name in ("patient", "time", "dvid", "value", "cens", "product")}
     ).astype({"patient": str, "dvid": str, "product": str})
     second = {name: days[1] for name, days in infusions.items() if len(days) > 1}
     ends = table["patient"].map(second).astype(float).fillna(np.inf)
-    return table[table["time"] <= ends].reset_index(drop=True)
+    return table[table["time"] < ends].reset_index(drop=True)
 
 
 def _landmarks(

@@ -7,14 +7,21 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Rectangle
 
+from ..assays import LOG_OFFSET
+from ..diagnosis.predictive import to_log
 from . import style
 
 PERCENTILES: Final = (0.1, 0.5, 0.9)
 """Percentiles of a visit window that are compared; with a dozen patients, wider ones are single patients."""
 
 COLUMNS: Final = 3
+
+ROOM: Final = 1.35  # factor beyond the outermost values
+
+LOWEST: Final = 0.1
+"""Share of an assay's offset at which values are drawn that lie below it: an axis of logarithms has no zero."""
 
 
 @style.styled
@@ -32,12 +39,10 @@ def observed_against_predicted(observations: pd.DataFrame) -> Figure:
     for panel, dvid in zip(axes, assays, strict=True):
         rows = observations[observations["dvid"] == dvid]
         for product in products:
-            _scatter(panel, rows[rows["product"] == product], "predicted", "observed", product, products)
-        ends = [
-            rows[["observed", "predicted"]].min().min() - 0.3,
-            rows[["observed", "predicted"]].max().max() + 0.3,
-        ]
-        panel.plot(np.exp(ends), np.exp(ends), color=style.GREY, linewidth=0.9, zorder=0)
+            _scatter(panel, rows[rows["product"] == product], str(dvid), product, products)
+        both = _natural(rows[["observed", "predicted"]].to_numpy(), str(dvid))
+        ends = both.min() / ROOM, both.max() * ROOM
+        panel.plot(ends, ends, color=style.GREY, linewidth=0.9, zorder=0)
         style.log_axis(panel, "x")
         style.log_axis(panel, "y")
         unit = style.ASSAYS.get(dvid, ("", ""))[1]
@@ -124,7 +129,7 @@ def predictive_check(observations: pd.DataFrame, draws: style.Array, dvid: str) 
     for column, product in enumerate(products):
         rows = own[own["product"] == product]
         colour = style.product_colour(product, products)
-        _percentiles(axes[0, column], rows, draws, colour)
+        _percentiles(axes[0, column], rows, draws, dvid, colour)
         axes[0, column].set_title(f"{product} (n = {rows['patient'].nunique()})")
         style.log_axis(axes[0, column])
         if limited:
@@ -134,38 +139,22 @@ def predictive_check(observations: pd.DataFrame, draws: style.Array, dvid: str) 
     if limited:
         axes[1, 0].set_ylabel("share below\nlimit")
     figure.suptitle(f"Predictive check: {style.assay_name(dvid, unit=False)}")
-    handles = [
-        Line2D([], [], color=style.BLACK, marker="o", linestyle="-", label="observed median"),
-        Line2D(
-            [],
-            [],
-            color=style.BLACK,
-            marker="_",
-            linestyle="none",
-            markersize=8,
-            label="observed 10th, 90th percentile",
-        ),
-        Patch(color=style.GREY, alpha=0.45, label="95 % of simulated percentiles"),
-        Line2D(
-            [],
-            [],
-            color=style.GREY,
-            marker="v",
-            markerfacecolor="white",
-            linestyle="none",
-            label="below the limit",
-        ),
-    ]
-    style.legend_below(figure, handles, columns=4)
+    style.legend_below(figure, style.percentile_legend("95 % of simulated percentiles"), columns=4)
     return figure
 
 
-def _percentiles(panel: Axes, rows: pd.DataFrame, draws: style.Array, colour: str) -> None:
+def _natural(values: style.Array, dvid: str) -> style.Array:
+    """From the scale of the residuals to the assay's unit."""
+    offset = LOG_OFFSET.get(dvid, 0.0)
+    return np.asarray(np.maximum(np.exp(values) - offset, LOWEST * offset))
+
+
+def _percentiles(panel: Axes, rows: pd.DataFrame, draws: style.Array, dvid: str, colour: str) -> None:
     for flag, marker, face in ((0, "o", style.GREY), (1, "v", "white"), (-1, "^", "white")):
         some = rows[rows["cens"] == flag]
         panel.plot(
             some["since"].clip(lower=0),
-            np.exp(some["observed"]),
+            _natural(some["observed"].to_numpy(), dvid),
             marker,
             color=style.GREY,
             markerfacecolor=face,
@@ -175,23 +164,24 @@ def _percentiles(panel: Axes, rows: pd.DataFrame, draws: style.Array, colour: st
         )
     middles = []
     for left, right, window in _spans(rows):
-        floor = np.where(np.isfinite(window["lloq"]), np.log(window["lloq"].fillna(1.0)), -np.inf)
+        floor = np.where(np.isfinite(window["lloq"]), to_log(window["lloq"].fillna(1.0), window["dvid"]), -np.inf)
         seen = np.quantile(np.maximum(window["observed"], floor), PERCENTILES)
         simulated = np.quantile(np.maximum(draws[:, window.index.to_numpy()], floor), PERCENTILES, axis=1)
         for which, percentile in enumerate(PERCENTILES):
-            low, high = np.exp(np.quantile(simulated[which], [0.025, 0.975]))
+            low, high = _natural(np.quantile(simulated[which], [0.025, 0.975]), dvid)
             alpha = 0.45 if percentile == 0.5 else 0.2
             panel.add_patch(Rectangle((left, low), right - left, high - low, color=colour, alpha=alpha, linewidth=0))
         at = float(window["since"].clip(lower=0).median())
-        middles.append((at, np.exp(seen[1])))
-        panel.plot([at, at], np.exp(seen[[0, 2]]), "_", color=style.BLACK, markersize=8)
+        low, middle, high = _natural(seen, dvid)
+        middles.append((at, middle))
+        panel.plot([at, at], [low, high], "_", color=style.BLACK, markersize=8)
     panel.plot(*zip(*middles, strict=True), "-o", color=style.BLACK, markersize=3.5)
 
 
 def _censored_share(panel: Axes, rows: pd.DataFrame, draws: style.Array, colour: str) -> None:
     points, top = [], 0.25
     for left, right, window in _spans(rows[np.isfinite(rows["lloq"])]):
-        shares = (draws[:, window.index.to_numpy()] < np.log(window["lloq"].to_numpy())).mean(axis=1)
+        shares = (draws[:, window.index.to_numpy()] < to_log(window["lloq"], window["dvid"])).mean(axis=1)
         low, high = np.quantile(shares, [0.025, 0.975])
         panel.add_patch(
             Rectangle((left, low), right - left, max(high - low, 0.01), color=colour, alpha=0.45, linewidth=0)
@@ -200,7 +190,7 @@ def _censored_share(panel: Axes, rows: pd.DataFrame, draws: style.Array, colour:
         points.append((float(window["since"].clip(lower=0).median()), float((window["cens"] > 0).mean())))
     if points:
         panel.plot(*zip(*points, strict=True), "-o", color=style.BLACK, markersize=3.5)
-    panel.set_ylim(-0.05 * top, 1.1 * top)
+    panel.set_ylim(-0.05 * top, max(1.1 * top, panel.get_ylim()[1]))  # the axis is that of all panels
 
 
 def _spans(rows: pd.DataFrame) -> list[tuple[float, float, pd.DataFrame]]:
@@ -213,14 +203,14 @@ def _spans(rows: pd.DataFrame) -> list[tuple[float, float, pd.DataFrame]]:
     return sorted(spans, key=lambda span: span[0])
 
 
-def _scatter(panel: Axes, rows: pd.DataFrame, x: str, y: str, product: str, products: list[str]) -> None:
+def _scatter(panel: Axes, rows: pd.DataFrame, dvid: str, product: str, products: list[str]) -> None:
     colour = style.product_colour(product, products)
     for flag, marker in ((0, "o"), (1, "v"), (-1, "^")):
         some = rows[rows["cens"] == flag]
         face = colour if flag == 0 else "white"
         panel.plot(
-            np.exp(some[x]),
-            np.exp(some[y]),
+            _natural(some["predicted"].to_numpy(), dvid),
+            _natural(some["observed"].to_numpy(), dvid),
             marker,
             color=colour,
             markerfacecolor=face,

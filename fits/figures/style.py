@@ -14,8 +14,11 @@ from typing import Any, Final
 import matplotlib
 import numpy as np
 import numpy.typing as npt
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import (
     FixedLocator,
     LogLocator,
@@ -193,6 +196,17 @@ def legend_below(figure: Figure, handles: Sequence[Any], *, columns: int = 5) ->
     """Put one legend for the whole figure below its panels."""
     if handles:
         figure.legend(handles=list(handles), loc="outside lower center", ncols=min(columns, len(handles)))
+
+
+def percentile_legend(band: str) -> list[Artist]:
+    """Return the handles of a figure of observed percentiles among simulated ones; `band` says what the band holds."""
+    tenths = "observed 10th, 90th percentile"
+    return [
+        Line2D([], [], color=BLACK, marker="o", linestyle="-", label="observed median"),
+        Line2D([], [], color=BLACK, marker="_", linestyle="none", markersize=8, label=tenths),
+        Patch(color=GREY, alpha=0.45, label=band),
+        Line2D([], [], color=GREY, marker="v", markerfacecolor="white", linestyle="none", label="below the limit"),
+    ]
 
 
 def png_bytes(figure: Figure) -> bytes:

@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Rectangle
 
 from . import style
 
@@ -62,7 +61,7 @@ def visual_predictive_check(
     if len(under):
         axes[2, 0].set_ylabel("share below\nlimit")
     figure.suptitle(f"Visual predictive check, new patients: {style.assay_name(dvid, unit=False)}")
-    style.legend_below(figure, _legend(), columns=4)
+    style.legend_below(figure, style.percentile_legend("95 % of simulated studies"), columns=4)
     return figure
 
 
@@ -134,22 +133,3 @@ def _range(rows: pd.DataFrame, seen: pd.DataFrame) -> tuple[float, float]:
     values = np.concatenate([seen["value"], rows["lower"], rows["upper"], rows["observed"]]).astype(float)
     values = values[np.isfinite(values) & (values > 0)]
     return float(values.min()) / 2, 2 * float(values.max())
-
-
-def _legend() -> list[Line2D | Patch]:
-    return [
-        Line2D([], [], color=style.BLACK, marker="o", linestyle="-", label="observed median"),
-        Line2D(
-            [],
-            [],
-            color=style.BLACK,
-            marker="_",
-            linestyle="none",
-            markersize=8,
-            label="observed 10th, 90th percentile",
-        ),
-        Patch(color=style.GREY, alpha=0.45, label="95 % of simulated studies"),
-        Line2D(
-            [], [], color=style.GREY, marker="v", markerfacecolor="white", linestyle="none", label="below the limit"
-        ),
-    ]

@@ -34,6 +34,12 @@ class Draws:
             x[:, t] = memory * x[:, t - 1] + np.sqrt(1 - memory**2) * self.rng.standard_normal(CHAINS)
         return x
 
+    def modes(self, apart: float, stay: float = 0.99) -> np.ndarray:
+        """Draws in two modes so many sds apart that every chain visits; it stays in one with this probability."""
+        flips = self.rng.random((CHAINS, DRAWS)) > stay
+        upper = np.cumsum(flips, axis=1) % 2
+        return apart * upper + self.rng.standard_normal((CHAINS, DRAWS))
+
     @property
     def tree(self) -> xr.DataTree:
         lead = ("chain", "draw")
@@ -104,6 +110,45 @@ def test_a_chain_that_hardly_moves_is_stuck(draws):
     causes = draws.causes()
     assert kinds(causes) == ["stuck"]
     assert causes[0].sentence.startswith("Chain 1 is stuck")
+
+
+def test_two_modes_that_every_chain_visits_are_named_with_their_weight(draws):
+    where = draws.modes(6.0)
+    draws.population[..., 2] = 0.1 * where
+    draws.population[..., 3] = -0.05 * where  # goes along: one cause
+    causes = [cause for cause in draws.causes() if cause.kind != "alias"]  # which they are, too
+    assert kinds(causes) == ["switching"]
+    assert set(causes[0].names) == {"kS", "Bc"}
+    upper = where > 3.0
+    changes = np.median(np.abs(np.diff(upper.astype(int), axis=1)).sum(axis=1))
+    assert f"change only {changes:.0f} times in {DRAWS} draws" in causes[0].sentence
+    share = upper.mean() if causes[0].names[0] == "kS" else 1 - upper.mean()
+    assert f"{100 * share:.0f} % of the draws in the upper one of {causes[0].names[0]}" in causes[0].sentence
+    advice = convergence.diagnose(draws.tree).advice
+    assert "explore the same two regions, and seldom go from one to the other" in advice[0]
+
+
+def test_modes_of_one_number_and_of_another_are_two_causes(draws):
+    draws.population[..., 2], draws.population[..., 0] = draws.modes(8.0), draws.modes(6.0)
+    causes = draws.causes()
+    assert kinds(causes) == ["switching", "switching"]
+    assert [cause.names for cause in causes] == [("kS",), ("rho",)]
+
+
+def test_modes_between_which_chains_go_freely_are_no_fault(draws):
+    draws.population[..., 2] = 0.1 * draws.modes(6.0, stay=0.5)
+    assert draws.causes() == []
+
+
+@pytest.mark.parametrize("memory", [0.9, 0.99, 0.999])
+def test_one_mode_is_never_called_two_however_slow_or_skewed(memory):
+    """The fewer effective draws, the more heaps there are in a histogram of them."""
+    for seed in range(20):
+        draws = Draws(seed)
+        slow = draws.slow(memory)
+        draws.population[..., 0], draws.population[..., 2] = slow, np.exp(slow)
+        draws.population[..., 3] = np.tanh(3 * slow)
+        assert "switching" not in kinds(draws.causes())
 
 
 def test_a_patient_whose_chains_disagree_is_named(draws):

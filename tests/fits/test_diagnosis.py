@@ -19,6 +19,7 @@ from reinfuse.fits.diagnosis import (
 )
 from reinfuse.fits.diagnosis import yardsticks as sticks
 from reinfuse.fits.diagnosis.scalars import every_scalar, list_scalars, stack
+from reinfuse.fits.study_plan import plan
 from reinfuse.model.errors import ReinfuseError
 
 from . import fake_run
@@ -320,6 +321,11 @@ class TestScores:
         error = scores.error_in_log(np.ones(4), np.array([0, 1, 1, -1]), np.array([0.4, 0.4, 1.5, 0.4]))
         np.testing.assert_allclose(error, [0.6, 0.0, 0.5, 0.6])
 
+    def test_p_values_by_hand(self):
+        assert scores.two_sided(np.arange(9.0), 100.0) == pytest.approx(0.2)
+        assert scores.two_sided(np.arange(9.0), 4.0) == 1.0
+        assert scores.two_sided(np.array([1.0, np.inf, np.inf]), np.inf) == 1.0
+
     def test_the_bootstrap_interval_holds_the_mean(self):
         rng = np.random.default_rng(16)
         x = 5 + rng.standard_normal(100)
@@ -338,6 +344,27 @@ class TestPredictive:
             "day 0 or before", "day 0 or before", "day 1 to 10", "day 1 to 10", "day 11 to 20",
             "day 21 to 45", "day 46 to 75", "day 76 to 135", "day 136 to 250", "after day 250",
         ]  # fmt: skip
+
+    def test_a_sample_on_the_day_of_an_infusion_counts_to_that_infusion_as_in_the_fit(self, two_infusions):
+        """Records (their product), the plan of simulated studies, and the checks agree; the cohort has such samples."""
+        problem, days = two_infusions.problem, sticks.infusion_days(two_infusions.cohort)
+        made, rec = plan(two_infusions.cohort, problem), problem.observed
+        mine = np.flatnonzero(np.isin(rec.dvid, list(problem.observables)))
+        columns = {"patient": np.array(problem.patients)[rec.patient[mine]], "time": rec.time[mine]}
+        columns |= {"dvid": rec.dvid[mine], "product": rec.product[mine], "value": rec.value[mine] + 1.0}
+        columns |= {"cens": np.zeros(mine.size, dtype=int)}
+        observed = xr.Dataset({name: ("observation", values) for name, values in columns.items()})
+        draws = np.random.default_rng(1).standard_normal((1, 8, mine.size))
+        y = xr.Dataset({name: (("chain", "draw", "observation"), draws) for name in ("y", "prediction")})
+        tree = xr.DataTree.from_dict({"/posterior_predictive": y, "/observed_data": observed})
+        table = predictive.per_observation(tree, days)
+        np.testing.assert_array_equal(table["since"], made.since)
+        on_the_day = [time in days[patient][1:] for patient, time in zip(table["patient"], table["time"], strict=True)]
+        assert sum(on_the_day) >= 1
+        assert (table[on_the_day]["since"] == 0).all()
+        assert (table[on_the_day]["product"] == "cilta-cel").all()
+        assert (made.slot[on_the_day] == 2).all()
+        assert len(sticks._first_course_rows(observed, days)) == (made.slot == 1).sum()
 
     def test_a_calibrated_run_covers_what_it_should(self, fake):
         table = predictive.coverage_table(predictive.per_observation(fake.tree)).set_index("dvid")

@@ -5,6 +5,7 @@ import sys
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -208,6 +209,37 @@ class TestPredictiveFigures:
         seen = dict(zip(*medians.get_data(), strict=True))
         assert seen[at] == pytest.approx(np.exp(np.median(np.maximum(window["observed"], np.log(1.1)))))
         assert dict(zip(*shares.get_data(), strict=True))[at] == pytest.approx((window["cens"] > 0).mean())
+
+    def test_no_share_lies_outside_the_axis_that_the_products_have_together(self, observations, draws):
+        worse = observations.assign(cens=np.where(observations["product"] == "cilta-cel", 1, 0), lloq=1e9)
+        figure = predictive_figures.predictive_check(worse, draws, "sbcma")
+        for panel in figure.axes[2:]:
+            shares = np.concatenate([line.get_ydata() for line in panel.lines])
+            assert panel.get_ylim()[1] > shares.max()
+            assert all(patch.get_y() + patch.get_height() < panel.get_ylim()[1] for patch in panel.patches)
+
+    def test_m_protein_is_drawn_in_its_own_unit_with_its_offset(self):
+        """Fits take ln(P + 0.05): limits are raised by it before, and numbers lowered by it after."""
+        limit, value = 0.1, np.array([0.0, 0.1, 1.0, 3.0])
+        seen = pd.DataFrame(
+            {
+                "patient": list("abcd"), "since": 30.0, "window": "day 21 to 45", "dvid": "mprotein",
+                "product": "ide-cel", "cens": [0, 1, 0, 0], "lloq": limit,
+                "observed": np.log(value + 0.05), "predicted": np.log(value + 0.05),
+            }
+        )  # fmt: skip
+        draws = np.tile(np.log(np.array([0.07, 0.12, 2.0, 3.0]) + 0.05), (5, 1))  # one of four below the limit
+        check = predictive_figures.predictive_check(seen, draws, "mprotein")
+        values, shares = check.axes
+        assert [band.get_y() for band in shares.patches] == pytest.approx([0.25])
+        points = np.concatenate([line.get_ydata() for line in values.lines if line.get_marker() in ("o", "v")][:2])
+        np.testing.assert_allclose(np.sort(points), [0.005, 0.1, 1.0, 3.0])  # zero: a tenth of the offset
+        (median,) = (line.get_ydata() for line in values.lines if line.get_linestyle() == "-")
+        wanted = np.exp(np.median(np.log(np.array([limit, limit, 1.0, 3.0]) + 0.05))) - 0.05
+        assert median == pytest.approx([wanted])
+        scatter = predictive_figures.observed_against_predicted(seen).axes[0]
+        drawn = np.concatenate([line.get_xdata() for line in scatter.lines if line.get_linestyle() == "None"])
+        np.testing.assert_allclose(np.sort(drawn), [0.005, 0.1, 1.0, 3.0])
 
     def test_an_assay_with_one_value_has_no_check(self, observations, draws):
         lone = observations[observations["dvid"] == "cart"].head(1)
