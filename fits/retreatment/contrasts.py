@@ -303,10 +303,13 @@ def _layout(draw: Ints, group: NDArray[np.str_], groups: Sequence[str]) -> Layou
     return Layout(draw, place, len(groups) + 1)
 
 
-def _means(layout: Layout, value: Floats, who: Flags, bound: float) -> list[Figure | None]:
+def _means(layout: Layout, value: Floats, who: Flags, bound: float, least: float | None = None) -> list[Figure | None]:
+    """Means between -bound and bound, or between `least` and bound."""
     some, own = layout.only(who), value[who]
     total, squares, size = some.add(own), some.add(own**2), some.count()
-    return [Mean.of(total[k], squares[k], size[k], (-bound, bound)) for k in range(some.groups)]
+    return [
+        Mean.of(total[k], squares[k], size[k], (-bound if least is None else least, bound)) for k in range(some.groups)
+    ]
 
 
 def _shares(layout: Layout, flags: Flags) -> list[Figure | None]:
@@ -472,14 +475,14 @@ def _choice(
             key = {"group": name, "arm": arm}
             yield (
                 key | {"measure": f"mean PFS to {horizon:g} months", "unit": "months"},
-                _means(layout, own[:, k], everyone, horizon)[0],
+                _means(layout, own[:, k], everyone, horizon, 0.0)[0],
             )
             yield key | {"measure": "own best arm", "unit": "proportion"}, _shares(layout, best == k)[0]
         top = own.max(axis=1)
         here = _common(own)
         for measure, k in (("regret of the common choice", common), ("regret of the group's choice", here)):
             key = {"group": name, "arm": arms[k], "measure": measure, "unit": "months"}
-            yield key, _means(layout, top - own[:, k], everyone, horizon)[0]
+            yield key, _means(layout, top - own[:, k], everyone, horizon, 0.0)[0]
 
 
 def _common(months: Floats) -> int:

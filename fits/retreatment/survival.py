@@ -269,7 +269,8 @@ def rmst_difference(pairs: Pairs, *, months: float, level: float = 0.95) -> Esti
     sd = float(np.hypot(error, 0.0 if np.isnan(apart) else apart))
     z = float(special.ndtri((1 + level) / 2))
     n = int(durable.sum() + early.sum())
-    return Estimate(value=value, low=value - z * sd, high=value + z * sd, mc_error=error, n=n)
+    low, high = np.clip([value - z * sd, value + z * sd], -months, months)
+    return Estimate(value=value, low=float(low), high=float(high), mc_error=error, n=n)
 
 
 def _enough(pairs: Pairs) -> bool:

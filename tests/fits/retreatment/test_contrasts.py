@@ -227,6 +227,7 @@ def test_regret_is_never_negative_and_never_more_than_of_another_arm(seed, many)
     means = own[own["measure"].str.startswith("mean PFS")]["value"].to_numpy()
     value = regret(table)["value"]
     assert value >= 0
+    assert 0 <= regret(table)["low"] <= value <= regret(table)["high"] <= 24
     top = np.max([np.minimum(frame["pfs_days_2"] / DAYS_PER_MONTH, 24) for frame in arms.values()], axis=0).mean()
     assert value == pytest.approx(top - means.max())
     assert own[own["measure"] == "own best arm"]["value"].sum() == pytest.approx(1)
