@@ -6,7 +6,7 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint bench bench-inference convergence sbc recovery docs lock clean
+.PHONY: help env demo test lint bench bench-inference bench-retreat convergence retreatment sbc recovery docs lock clean
 
 help:  ## say what each target does
 	@sed -n 's/^\([a-z-]*\):.*##/make \1	/p' Makefile | expand -t 24
@@ -32,8 +32,15 @@ bench: .venv-bench/.stamp  ## the simulator beside its peers, about 20 minutes (
 bench-inference: .venv-bench/.stamp  ## fits beside numpyro + diffrax, hours (BENCH=--quick: a smoke test)
 	.venv-bench/bin/python benchmarks/bench_inference.py $(BENCH)
 
+bench-retreat: env  ## time of a large retreatment experiment (BENCH=100000: so many patients)
+	$(BIN)/python benchmarks/bench_retreat.py $(BENCH)
+
 convergence: env  ## fits of 10 to 300 simulated patients, five seeds; hours, goes on where it was (CONVERGENCE="--cohort FILE")
 	$(BIN)/python benchmarks/convergence.py $(CONVERGENCE)
+
+retreatment: env  ## the bundled scenarios on a run of your own, into the docs (RUN=folder of reinfuse fit)
+	$(BIN)/reinfuse retreat $(RUN) --out retreatment_out --patients 2000 --force
+	$(BIN)/python docs/retreatment_tables.py retreatment_out
 
 sbc: env  ## calibration of the whole fit, 200 cohorts; hours, goes on where it was (SBC="--cluster tcp://HOST:PORT")
 	$(BIN)/reinfuse calibrate sbc --out sbc_out --resume --docs docs $(SBC)

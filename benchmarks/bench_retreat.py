@@ -1,0 +1,68 @@
+"""Time a large retreatment experiment: a million virtual patients in ten arms, streamed to Parquet.
+
+``python benchmarks/bench_retreat.py [PATIENTS]`` simulates so many patients (default 1,000,000) in ten arms from the
+priors and summarises them; prints seconds and the largest memory of this process and of its workers.
+"""
+
+import resource
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from reinfuse.fits.retreatment import engine, scenarios
+from reinfuse.fits.retreatment.analysis import parts
+from reinfuse.fits.retreatment.statistics import summarise
+from reinfuse.fits.retreatment.virtual_patients import from_prior
+
+HEAD = """
+[settings]
+first_horizon_months = 36
+second_horizon_months = 24
+[[world]]
+name = "as assumed"
+"""
+ARM = """
+[[scenario]]
+name = "{days} d, {dose}"
+first.product = "ide-cel"
+second.product = "cilta-cel"
+second.bridging = 0.3
+second.dose = {dose}
+second.days_after_progression = {days}
+"""
+NONE = """
+[[scenario]]
+name = "no second infusion"
+first.product = "ide-cel"
+no_second = true
+"""
+
+
+def main() -> None:
+    """Run it."""
+    patients = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    arms = [ARM.format(days=days, dose=dose) for days in (30, 60, 120) for dose in ("2.8e7", "5.5e7", "1.1e8")]
+    file = scenarios.parse(HEAD + "".join(arms) + NONE)
+    products = [file.product(name) for name in file.product_names]
+    population = from_prior(rng=np.random.default_rng(0), products=products, n_draws=100, options="real")
+    with tempfile.TemporaryDirectory() as place:
+        begun = time.perf_counter()
+        path = Path(place) / "outcomes.parquet"
+        experiment = engine.run(file, population, patients=patients, seed=1, path=path)
+        simulated = time.perf_counter()
+        rng = np.random.default_rng(1)
+        summarise(parts(experiment.outcomes, file), groups=scenarios.GROUPS, weights=file.weights, rng=rng)
+        done = time.perf_counter()
+        size = path.stat().st_size / 2**30
+    memory = [resource.getrusage(who).ru_maxrss / 2**20 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    print(f"reinfuse {version('reinfuse')}, {patients:,} patients in {len(file.scenarios)} arms")
+    print(f"simulated and streamed in {simulated - begun:.0f} s, summarised in {done - simulated:.0f} s")
+    print(f"Parquet {size:.2f} GiB; largest memory {memory[0]:.2f} GiB here, {memory[1]:.2f} GiB in a worker")
+
+
+if __name__ == "__main__":
+    main()

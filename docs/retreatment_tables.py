@@ -1,0 +1,116 @@
+"""Write the tables and pictures of `docs/retreatment.md` and `docs/anchor.md` from a finished experiment.
+
+``python docs/retreatment_tables.py FOLDER`` reads what `reinfuse retreat … --out FOLDER` left, and writes
+``docs/generated/retreat_*.md`` and ``docs/images/retreat_*.png``. `make retreatment` runs both.
+"""
+
+import json
+import shutil
+import sys
+from datetime import date
+from pathlib import Path
+
+import pandas as pd
+
+DOCS = Path(__file__).parent
+PICTURES = ("anchor", "pfs_by_group", "pfs_by_scenario", "waterfall", "trajectories", "virtual_trials", "swimmer")
+MEASURES = ("ORR", ">=VGPR", "CR", "MRD-negative 1e-5", "PFS median", "PFS at 24 months")
+
+
+def main() -> None:
+    """Write them all."""
+    folder = Path(sys.argv[1])
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    versions = ", ".join(f"{name} {run['versions'][name]}" for name in ("reinfuse", "numpy", "numba"))
+    made = (
+        f"`make retreatment`, {date.today()}; {versions}; {run['source']}; {run['patients']:,} virtual patients per arm"
+    )
+    write("summary", made, summary(pd.read_csv(folder / "summary.csv")))
+    write("anchor", made, anchor(pd.read_csv(folder / "anchor.csv")))
+    write("published", made, published(pd.read_csv(folder / "published.csv")))
+    write("words", made, words(run["words"]))
+    for name in PICTURES:
+        shutil.copy(folder / "figures" / f"{name}.png", DOCS / "images" / f"retreat_{name}.png")
+
+
+def write(name: str, made: str, text: str) -> None:
+    """One part of a page."""
+    (DOCS / "generated" / f"retreat_{name}.md").write_text(f"{made}.\n\n{text}\n", encoding="utf-8")
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Rows as Markdown."""
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def number(value: float, unit: str) -> str:
+    """A figure as it is read."""
+    if pd.isna(value):
+        return "–"
+    if unit == "proportion":
+        return f"{value:.0%}"
+    return "NR" if value == float("inf") else f"{value:.1f}"
+
+
+def summary(found: pd.DataFrame) -> str:
+    """Second courses of everybody, worlds stacked."""
+    shown = found[(found["world"] == "stacked") & (found["course"] == 2) & (found["group"] == "all")]
+    rows = []
+    for scenario, of_scenario in shown.groupby("scenario", sort=False):
+        by = {str(row["measure"]): row for row in of_scenario.to_dict("records")}
+        cells = [by[name] for name in MEASURES]
+        rows.append(
+            (
+                str(scenario),
+                *(
+                    f"{number(c['value'], c['unit'])} [{number(c['low'], c['unit'])}, {number(c['high'], c['unit'])}]"
+                    for c in cells
+                ),
+            )
+        )
+    return table(("arm", *(name.replace(">=", "≥") for name in MEASURES)), rows)
+
+
+def anchor(found: pd.DataFrame) -> str:
+    """The study of ten, worlds stacked."""
+    rows = [
+        (
+            row["patients"],
+            row["measure"],
+            f"{row['observed']}/{row['n_observed']} [{row['observed_low']:.0%}, {row['observed_high']:.0%}]",
+            f"{row['simulated_share']:.0%} [{row['simulated_low']:.0%}, {row['simulated_high']:.0%}]",
+            f"{row['trial_low']:.0f} to {row['trial_high']:.0f}",
+            f"{row['tail_probability']:.2f}",
+        )
+        for row in found[found["world"] == "stacked"].to_dict("records")
+    ]
+    return table(
+        ("virtual patients", "count", "observed, exact 95 %", "simulated, 95 %", "in studies of ten", "tail"), rows
+    )
+
+
+def published(found: pd.DataFrame) -> str:
+    """Published series beside the arms that suit them, worlds stacked."""
+    rows = [
+        (
+            row["series"],
+            "not read" if pd.isna(row["n_published"]) else f"{row['n_published']:.0f}",
+            row["measure"],
+            str(row["arms"] if isinstance(row["arms"], str) else "none"),
+            row["verdict"],
+        )
+        for row in found.to_dict("records")
+        if row["world"] == "stacked" or not isinstance(row["world"], str)
+    ]
+    return table(("series", "n", "measure", "arm", "verdict"), rows)
+
+
+def words(said: dict[str, list[str]]) -> str:
+    """What the command says below its tables."""
+    parts = [f"**{title}**\n\n" + "\n".join(f"- {one}" for one in sentences) for title, sentences in said.items()]
+    return "\n\n".join(parts)
+
+
+if __name__ == "__main__":
+    main()
