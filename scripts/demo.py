@@ -60,6 +60,7 @@ def command(
         out=out / "retreat",
         patients=200 if quick else 1000,
         draws=50 if quick else 100,
+        explain=not quick,
         seed=seed,
         force=force,
         console=console,
@@ -71,7 +72,8 @@ def command(
         ("run/figures", "individual fits, predictive checks, chains"),
         ("run/summary.csv", "every parameter with its interval and diagnostics"),
         ("retreat/summary.csv", "outcomes of the second infusion"),
-        ("retreat/figures", "Kaplan-Meier curves, swimmer plot, the anchor study beside the simulation"),
+        ("retreat/contrasts.csv", "what each arm gains or loses, patient by patient"),
+        ("retreat/figures", "survival, swimmer and waterfall plots, the anchor study beside the simulation"),
     ):
         console.print(f"  {out / place}: {what}", highlight=False)
     if doubt:

@@ -291,7 +291,8 @@ def _differences(
             difference = values[0] - values[1]
             if np.isfinite(difference).any():
                 yield (name, "proportion"), _means(layout, difference, np.isfinite(difference), 1.0)
-    beyond = f"more than {margin:g} months of PFS" if margin else "PFS"
+    unit = "month" if margin == 1 else "months"
+    beyond = f"more than {margin:g} {unit} of PFS" if margin else "PFS"
     yield (f"gains {beyond}", "proportion"), _shares(layout, gain > margin)
     yield (f"loses {beyond}", "proportion"), _shares(layout, gain < -margin)
 

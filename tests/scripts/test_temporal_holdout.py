@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "temporal_holdout.py"
 SHORT = ("--draws", "10", "--tune", "50", "--chains", "2", "--seed", "5")
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 def test_a_forecast_strictly_in_time_is_made_and_scored(tmp_path):
     small_cohorts.rows_of(one=4, two=0).to_csv(tmp_path / "small.csv", index=False)
     words = [sys.executable, str(SCRIPT), str(tmp_path / "small.csv"), "--day", "30", "--out", str(tmp_path / "run")]

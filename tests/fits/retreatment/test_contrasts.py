@@ -97,8 +97,8 @@ def test_what_a_pair_of_arms_differs_by():
     b = arm([19, 10, 10, 7], responds=np.array([0, 0, 1, 1], dtype=bool), draws=2)
     table = of(compare(one_world(a=a, b=b)))
     assert table.loc["second PFS to 24 months", "value"] == pytest.approx((5 - 2 + 0.5) / 4)
-    assert table.loc["gains more than 1 months of PFS", "value"] == 0.25
-    assert table.loc["loses more than 1 months of PFS", "value"] == 0.25
+    assert table.loc["gains more than 1 month of PFS", "value"] == 0.25
+    assert table.loc["loses more than 1 month of PFS", "value"] == 0.25
     assert table.loc["ORR", "value"] == 0.25
     assert table.loc["MRD-negative 1e-5", "value"] == 0.25
     durable = of(compare(one_world(a=a, b=b)), group="durable")
