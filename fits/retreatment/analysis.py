@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from reinfuse.model.parameters import table
-from reinfuse.model.response import ResponseRules
 
 from . import anchor, published_series
 from .arms import first_infusion, later_infusion
@@ -302,7 +301,7 @@ def _two_courses(file: ScenarioFile) -> TwoCourses | None:
         second=later_infusion(plan, file, np.zeros(())),
         days_after_progression=plan.days_after_progression,
         follow_up_months=min(settings.first_horizon_months, settings.second_horizon_months),
-        rules=ResponseRules(visit_interval=float(settings.visit_every_days)),
+        rules=settings.rules,
     )
 
 

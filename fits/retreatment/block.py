@@ -20,7 +20,6 @@ from reinfuse.model.course import Engager, Infusion
 from reinfuse.model.extinction import extinction_chance
 from reinfuse.model.judgement import judgement_days
 from reinfuse.model.parameters import DAYS_PER_MONTH, table
-from reinfuse.model.response import ResponseRules
 from reinfuse.model.simulate import solved
 
 from .arms import (
@@ -189,11 +188,7 @@ class Work:
         self.simulate = task.simulate or _models_own()
         self.rows = table(task.population.options)
         settings = task.file.settings
-        self.rules = ResponseRules(
-            visit_interval=float(settings.visit_every_days),
-            confirm_response=settings.confirm_response,
-            confirm_progression=settings.confirm_progression,
-        )
+        self.rules = settings.rules
         self.first_days = float(np.ceil(settings.first_horizon_months * DAYS_PER_MONTH))
         self.later_days = float(np.ceil(settings.second_horizon_months * DAYS_PER_MONTH))
         self.by_hazard = settings.progression == "hazard"
@@ -269,7 +264,7 @@ class Work:
 
     def visits(self, until: float) -> Floats:
         """Days of visits, the infusion's own among them."""
-        return np.arange(0.0, until + 0.5, self.rules.visit_interval)
+        return np.concatenate([[0.0], self.rules.schedule(until)])
 
     def follow(
         self,

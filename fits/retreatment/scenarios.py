@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.products import Product
 from reinfuse.model.products import product as known_product
+from reinfuse.model.response import ResponseRules
 
 type Group = Literal["non-responder", "early-relapse", "intermediate", "durable", "antigen-loss"]
 #: Product, dose, lymphodepletion and bridging of a first infusion.
@@ -282,6 +283,8 @@ class Settings(_Table):
     ----------
     visit_every_days : int
         Days between visits; responses and progression are seen at visits only.
+    visit_days : list of float
+        Days of the first visits, if they are others; from the last of them on it is every so many days.
     first_horizon_months : float
         A patient who has not progressed by then is not retreated.
     second_horizon_months : float
@@ -297,6 +300,7 @@ class Settings(_Table):
     """
 
     visit_every_days: int = Field(default=28, ge=1, le=182)
+    visit_days: list[float] = Field(default_factory=list)
     first_horizon_months: float = Field(default=60.0, ge=3, le=240)
     second_horizon_months: float = Field(default=60.0, ge=24, le=240)
     progression: Literal["mprotein", "hazard"] = "mprotein"
@@ -304,6 +308,22 @@ class Settings(_Table):
     confirm_response: bool = True
     confirm_progression: bool = False
     extinction: bool = False
+
+    @model_validator(mode="after")
+    def _visits_rise(self) -> Self:
+        if any(day <= 0 for day in self.visit_days) or sorted(set(self.visit_days)) != self.visit_days:
+            raise ValueError(f"visit_days is {self.visit_days}; give rising days after the infusion, above 0")
+        return self
+
+    @property
+    def rules(self) -> ResponseRules:
+        """How courses are judged."""
+        return ResponseRules(
+            visit_interval=float(self.visit_every_days),
+            visit_days=tuple(self.visit_days),
+            confirm_response=self.confirm_response,
+            confirm_progression=self.confirm_progression,
+        )
 
 
 class Bispecific(_Table):

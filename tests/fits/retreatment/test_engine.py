@@ -188,6 +188,14 @@ def test_a_tumour_of_few_cells_may_die_out(run):
     np.testing.assert_array_equal(both.loc[~gone, "pfs_days_2"], both.loc[~gone, "pfs_days_2_never"])
 
 
+def test_visits_of_ones_own_are_the_days_of_findings(run):
+    text = "[settings]\nvisit_every_days = 50\nvisit_days = [10.0, 33.0]\n" + HEAD
+    rows = arm(run(text, toy_population()), "a")
+    seen = set(rows.loc[rows["pfs_event_2"] == "progression", "pfs_days_2"])
+    assert seen <= {10.0, 33.0, *np.arange(83.0, 1900.0, 50.0)}
+    assert set(rows["response_days_2"]) & {10.0, 33.0}
+
+
 def test_time_from_relapse_counts_the_wait(run, experiment):
     two = arm(experiment, "two")
     waited = two["infusion_day"] - two["pfs_days_1"]

@@ -93,6 +93,7 @@ def test_an_own_product_is_known_in_its_file_only():
         ("[bispecific]\nkilling = -1\n" + GOOD, ["bispecific.killing", "-1"]),
         ('anchor = "b"\n' + GOOD, ["anchor is 'b'", "'a'"]),
         ("[settings]\nsecond_horizon_months = 12\n" + GOOD, ["settings.second_horizon_months", "12", "24"]),
+        ("[settings]\nvisit_days = [14, 7]\n" + GOOD, ["settings", "[14", "rising days"]),
         ("[settings]\nvisit_every_days = 2.5\n" + GOOD, ["settings.visit_every_days", "2.5", "whole number"]),
         ('[settings]\nprogression = "guess"\n' + GOOD, ["settings.progression", "'guess'", "'hazard'"]),
         ("title = 3\n" + GOOD, ["title", "3", "text in quotes"]),
