@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -35,6 +36,7 @@ type Arrays = Mapping[str, NDArray[Any]]
 
 DEATHS: Final = 3  # of workers over one task alone: then the task is to blame
 CONNECT_SECONDS: Final = 30.0
+LOOK_SECONDS: Final = 1.0  # between a worker's looks whether its parent lives
 #: One thread for each worker: there are as many workers as cores.
 SINGLE: Final = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 RECIPE_FILE: Final = "recipe.json"
@@ -221,7 +223,7 @@ def _in_pool[T, R](function: Callable[[T], R], tasks: Mapping[int, T], cores: in
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # threads of the parent's libraries do not survive a fork
     with _single_threaded():
-        pool = ProcessPoolExecutor(max_workers=cores, mp_context=context, initializer=_ignore_interrupts)
+        pool = ProcessPoolExecutor(max_workers=cores, mp_context=context, initializer=_begin)
         try:
             running = {pool.submit(function, task): number for number, task in tasks.items()}
             while running:
@@ -239,9 +241,17 @@ def _stop(processes: set[BaseProcess]) -> None:
         process.terminate()
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches every process of a terminal; the parent tells the workers what to do."""
+def _begin() -> None:
+    """Set a worker up: Ctrl-C reaches every process of a terminal, the parent tells what to do; without it, end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent was killed: nobody waits for what it does."""
+    while os.getppid() == parent:
+        time.sleep(LOOK_SECONDS)
+    os._exit(1)
 
 
 @contextmanager

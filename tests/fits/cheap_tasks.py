@@ -43,3 +43,11 @@ def wrong(seed: int) -> dict[str, np.ndarray]:
 def threads(_: int) -> dict[str, np.ndarray]:
     """How many threads this process may use."""
     return {"n": np.array([int(os.environ["NUMBA_NUM_THREADS"]), int(os.environ["OMP_NUM_THREADS"])])}
+
+
+def endless(place: str) -> dict[str, np.ndarray]:
+    """Says who does it, and does not come to an end."""
+    with Path(place).open("a") as file:
+        file.write(f"{os.getpid()} ")
+    while True:
+        time.sleep(0.1)

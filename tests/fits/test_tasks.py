@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +62,38 @@ def test_a_killed_worker_costs_no_task(tmp_path):
     tasks = {k: (k, str(tmp_path / "killed")) for k in range(8)}
     same(run_tasks(fatal, tasks, cores=2), range(8))
     assert (tmp_path / "killed").exists()
+
+
+def test_workers_of_a_killed_process_end(tmp_path):
+    place = tmp_path / "pids"
+    code = (
+        "from pathlib import Path\n"
+        "from reinfuse.fits.tasks import run_tasks\n"
+        "from tests.fits.cheap_tasks import endless\n"
+        f"if __name__ == '__main__': list(run_tasks(endless, {{k: {str(place)!r} for k in range(2)}}, cores=2))\n"
+    )
+    script = tmp_path / "job.py"
+    script.write_text(code)
+    with subprocess.Popen([sys.executable, str(script)]) as job:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and (not place.exists() or len(place.read_text().split()) < 2):
+            time.sleep(0.1)
+        workers = [int(pid) for pid in place.read_text().split()]
+        job.kill()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and any(alive(pid) for pid in workers):
+        time.sleep(0.2)
+    assert len(workers) == 2
+    assert not any(alive(pid) for pid in workers)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
 
 
 def test_a_task_that_kills_every_worker_is_given_up_and_no_other():
