@@ -170,6 +170,7 @@ def _compared(
         for name, scenario in by_name.items()
         if scenario.first_key(world) == key
         and scenario.first == by_name[main].first
+        and (name == main or not scenario.then)  # what comes after the second course is not compared
         and _complete(outcomes, weights, name)
     ]
     if main not in arms or len(arms) < 2:
