@@ -364,7 +364,7 @@ class _Later:
         self.failed = np.zeros(rows.size, dtype=np.bool_)
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """The arm's rows, by column of `engine.OUTCOME_COLUMNS`, labels as text."""
+        """The arm's rows, by column of `outcome_table`, labels as codes."""
         first, rows = self.first.outcome.take(self.rows), self.rows
         plans: Sequence[SecondCourse | None] = self.scenario.later or (None,)
         progression = first.progression_days.astype(np.float64)

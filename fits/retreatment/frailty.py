@@ -268,11 +268,9 @@ def first_course(patients: VirtualPatients, plan: TwoCourses, *, options: str, l
     luck
         Standard exponential numbers (n, 2): death without relapse in either course.
     """
-    visits = np.arange(0.0, plan.follow_up_days + 0.5, plan.rules.visit_interval)
+    visits = _visits(plan)
     again = np.ceil(visits[1:] + plan.days_after_progression)
-    times = np.unique(
-        np.concatenate([visits, [plan.follow_up_days], again, again[again > VEIN_TO_VEIN] - VEIN_TO_VEIN])
-    )
+    times = np.unique(np.concatenate([visits, again, again[again > VEIN_TO_VEIN] - VEIN_TO_VEIN]))
     simulated = simulate_population(
         course=[plan.first],
         times=times,
@@ -421,9 +419,7 @@ def _pfs(simulated: xr.Dataset, death: Floats, plan: TwoCourses) -> Floats:
 
 
 def _visits(plan: TwoCourses) -> Floats:
-    return np.unique(
-        np.append(np.arange(0.0, plan.follow_up_days + 0.5, plan.rules.visit_interval), plan.follow_up_days)
-    )
+    return np.unique(np.concatenate([[0.0], plan.rules.schedule(plan.follow_up_days), [plan.follow_up_days]]))
 
 
 def _deaths(patients: VirtualPatients, options: str, luck: Floats) -> Floats:
