@@ -104,7 +104,8 @@ def run(
     acceptance = {arm: Acceptance() for arm in arms}
     most = max(-(-MOST_CANDIDATES_PER_PATIENT * patients // BLOCK), 4)
     failures, done = 0, 0
-    with OutcomeWriter(path, file) as writer:
+    first_product = None if population.observed is None else population.observed.product
+    with OutcomeWriter(path, file, first_product=first_product) as writer:
         while done < most and (left := tuple(arm for arm in arms if acceptance[arm].kept < patients)):
             count = min(_blocks(patients, [acceptance[arm] for arm in left]), most - done)
             tasks = {

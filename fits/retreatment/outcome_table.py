@@ -79,14 +79,14 @@ def column_names(file: ScenarioFile) -> tuple[str, ...]:
     return (*COLUMNS, *(f"{name}_{k}" for k in range(1, most + 1) for name in OF_COURSE))
 
 
-def _categories(file: ScenarioFile) -> dict[str, tuple[str, ...]]:
+def _categories(file: ScenarioFile, first_product: str | None) -> dict[str, tuple[str, ...]]:
     """Labels of the columns that hold text."""
     second = [scenario.second_label for scenario in file.scenarios]
     return {
         "scenario": tuple(scenario.name for scenario in file.scenarios),
         "world": tuple(world.name for world in file.worlds),
         "group": GROUPS,
-        "first_product": tuple(dict.fromkeys(file.product_names)),
+        "first_product": tuple(dict.fromkeys([*file.product_names, *([first_product] if first_product else [])])),
         "second_product": tuple(dict.fromkeys(second)),
         "best": tuple(response.name for response in Response),
         "pfs_event": tuple(event.name.lower() for event in Event),
@@ -102,11 +102,13 @@ class OutcomeWriter:
         The Parquet file.
     file
         The scenarios.
+    first_product
+        What a real patient had, whatever the scenarios say; None: as they say.
     """
 
-    def __init__(self, path: Path, file: ScenarioFile) -> None:
-        self.path, self.file = path, file
-        self.names, self.labels = column_names(file), _categories(file)
+    def __init__(self, path: Path, file: ScenarioFile, *, first_product: str | None = None) -> None:
+        self.path, self.file, self.first_product = path, file, first_product
+        self.names, self.labels = column_names(file), _categories(file, first_product)
         self.schema = pa.schema([pa.field(name, self._type(name)) for name in self.names])
         self._waiting: dict[tuple[str, str], list[pa.Table]] = {}
         self._stack = ExitStack()
@@ -142,7 +144,7 @@ class OutcomeWriter:
         same = {
             "scenario": scenario.name,
             "world": world.name,
-            "first_product": scenario.first.product,
+            "first_product": self.first_product or scenario.first.product,
             "second_product": scenario.second_label,
         }
         given |= {name: np.full(rows, self.labels[name].index(label)) for name, label in same.items()}

@@ -223,7 +223,7 @@ def _examples(
             )
         )
     rules = ResponseRules()
-    products = [scenario.first.product, scenario.later[0].product]
+    products = [str(rows["first_product"].iloc[0]), scenario.later[0].product]
     return {
         "trajectories": plots.trajectories(
             shown,

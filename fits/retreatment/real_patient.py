@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from reinfuse.model.course import Infusion
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.judgement import Event
-from reinfuse.model.products import Product
+from reinfuse.model.products import Product, product
 
 from ..cohort import Cohort, read_cohort
 from ..run import RunFolder
@@ -154,7 +154,7 @@ def of_patient(
     patient
         ID in the run's cohort.
     rng, products, n_draws
-        As `virtual_patients.from_run`; the product that the patient had must be among them.
+        As `virtual_patients.from_run`; the product that the patient had is added.
 
     Raises
     ------
@@ -162,7 +162,9 @@ def of_patient(
         As `Observed.of` and `virtual_patients.from_run`.
     """
     observed = Observed.of(read_cohort(run.cohort_path), patient)
-    population = from_run(run, rng=rng, products=products, n_draws=n_draws)
+    wanted = {one.name: one for one in products}
+    wanted.setdefault(observed.product, product(observed.product))
+    population = from_run(run, rng=rng, products=wanted.values(), n_draws=n_draws)
     posterior, chosen = posterior_rows(run, n_draws)
     individual = posterior["individual"].sel(patient=patient).transpose("sample", "effect").to_numpy()[chosen]
     names = [str(name) for name in posterior["effect"].to_numpy()]

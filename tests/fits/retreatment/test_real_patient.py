@@ -80,6 +80,7 @@ def test_progression_that_was_seen_is_kept_and_groups_do_not_select(tmp_path):
     rows = experiment.outcomes.frame()
     assert len(rows) == 50
     assert (rows["pfs_days_1"] == 200).all()
+    assert set(rows["first_product"]) == {"ide-cel"}, "what the patient had, not what the scenario says"
     assert (rows["infusion_day"] == 260).all()
     assert set(rows["group"]) <= {"non-responder", "intermediate", "antigen-loss"}
     assert experiment.acceptance["again", "as assumed"].share > 0.9
