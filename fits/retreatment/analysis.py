@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.parameters import table
 
 from . import anchor, published_series
@@ -23,6 +24,8 @@ from .statistics import STACKED, summarise
 from .survival import survival_table
 from .virtual_patients import SampledPopulation
 
+#: Months of second PFS that arms are compared on; every experiment follows at least as long.
+HORIZON_MONTHS: Final = 24.0
 #: Virtual patients whose relapses are explained, of the main scenario.
 EXPLAINED: Final = 500
 #: Candidates of each draw of the population whose two courses are taken apart.
@@ -131,16 +134,15 @@ def analyse(
         words["What drove the first relapses"] = _driven(tables["drivers"])
     tick(0.1)
     if explain and not real and (plan := _two_courses(file)) is not None:
-        found = decompose(population, plan, per_draw=PER_DRAW, seed=seed, level=level)
-        tables["frailty"] = pd.concat({"ladder": found.ladder, "factors": found.attribution}, names=["part"])
-        tables["frailty"] = tables["frailty"].reset_index(level="part")
-        words["Why a long first response goes with a long second one"] = list(found.sentences)
+        tables["frailty"], words["Why a long first response goes with a long second one"] = _decomposed(
+            population, plan, seed, level
+        )
     tick(0.2)
     caveats = [*experiment.caveats]
     if tables["anchor"].size:
         caveats.append(anchor.UNKNOWN)
-    if real:
-        caveats.insert(0, population.observed.sentence if population.observed is not None else "")
+    if population.observed is not None:
+        caveats.insert(0, population.observed.sentence)
     return Analysis(tables=tables, words={title: said for title, said in words.items() if said}, caveats=caveats)
 
 
@@ -175,15 +177,14 @@ def _compared(
     ]
     if main not in arms or len(arms) < 2:
         return pd.DataFrame(), pd.DataFrame(), []
-    horizon = min(24.0, file.settings.second_horizon_months)
     level = file.settings.level
 
     def read(scenario: str, world: str) -> pd.DataFrame:
         return outcomes.read(scenario, world, CONTRAST_READ)
 
     pairs = [(main, other) for other in arms if other != main]
-    found = contrasts(read, pairs=pairs, groups=GROUPS, weights=weights, horizon_months=horizon, level=level)
-    best = choices(read, arms=arms, groups=GROUPS, weights=weights, horizon_months=horizon, level=level)
+    found = contrasts(read, pairs=pairs, groups=GROUPS, weights=weights, horizon_months=HORIZON_MONTHS, level=level)
+    best = choices(read, arms=arms, groups=GROUPS, weights=weights, horizon_months=HORIZON_MONTHS, level=level)
     return found, best, [*_contrasted(found), *_chosen(best)]
 
 
@@ -280,6 +281,8 @@ def _published(
 
 
 def _driven(table: pd.DataFrame) -> list[str]:
+    if table.empty:
+        return ["Nobody relapsed as the scenario wants: no driver can be named."]
     rows = table[table["group"] == "all"].sort_values("probability", ascending=False)
     said = []
     for row in rows.to_dict("records"):
@@ -288,6 +291,18 @@ def _driven(table: pd.DataFrame) -> list[str]:
             f"{row['n']} relapses." + (f" {row['warning']}" if row["warning"] else "")
         )
     return said
+
+
+def _decomposed(
+    population: SampledPopulation, plan: TwoCourses, seed: int, level: float
+) -> tuple[pd.DataFrame, list[str]]:
+    """Both tables of the decomposition in one; empty, with the reason, where too few patients progress."""
+    try:
+        found = decompose(population, plan, per_draw=PER_DRAW, seed=seed, level=level)
+    except ReinfuseError as fault:
+        return pd.DataFrame(), [f"Not taken apart: {fault}."]
+    both = pd.concat({"ladder": found.ladder, "factors": found.attribution}, names=["part"])
+    return both.reset_index(level="part"), list(found.sentences)
 
 
 def _two_courses(file: ScenarioFile) -> TwoCourses | None:
@@ -331,7 +346,7 @@ def relapse_drivers(
     Returns
     -------
     patients, summary : DataFrame
-        From `drivers.attribute` and `drivers.summarise_drivers`.
+        From `drivers.attribute` and `drivers.summarise_drivers`; empty if no candidate met the scenario's conditions.
     """
     place = next(i for i, one in enumerate(file.scenarios) if one.name == scenario)
     favourable = favourable_values(population)
@@ -358,5 +373,7 @@ def relapse_drivers(
         )
         if progress is not None:
             progress(rows.size / patients)
+    if not found:
+        return pd.DataFrame(), pd.DataFrame()
     every = pd.concat(found, ignore_index=True)
     return every, summarise_drivers(every, prior_only=population.prior_only, level=file.settings.level)

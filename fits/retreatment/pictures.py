@@ -12,8 +12,9 @@ from reinfuse.model.parameters import DAYS_PER_MONTH
 from reinfuse.model.response import ResponseRules
 
 from ..figures import retreatment as plots
+from ..figures.frailty import decomposition
 from . import anchor
-from .analysis import CONTRAST_READ, Analysis, main_scenario
+from .analysis import CONTRAST_READ, HORIZON_MONTHS, Analysis, main_scenario
 from .block import BLOCK, Block, Work
 from .contrasts import benefit
 from .engine import Experiment
@@ -29,7 +30,6 @@ type Floats = NDArray[np.float64]
 SHOWN: Final = 4
 #: Rows of an arm that a figure looks at: more add nothing to the eye.
 ENOUGH: Final = 20_000
-HORIZON_MONTHS: Final = 24.0
 
 
 def draw(
@@ -62,6 +62,7 @@ def draw(
     figures |= _study(found, arms, main, file)
     figures |= _differences(found, outcomes, file, main)
     figures |= _map(outcomes, file, world)
+    figures |= _correlation(found)
     figures |= _examples(arms[main], file, population, main, seed)
     pairs = pairs_of(arms[main])
     if pairs.days.size >= anchor.SIZE and len(np.unique(pairs.first > 365)) == 2:
@@ -132,19 +133,18 @@ def _study(found: Analysis, arms: Mapping[str, pd.DataFrame], main: str, file: S
 
 
 def _differences(found: Analysis, outcomes: OutcomeTable, file: ScenarioFile, main: str) -> dict[str, Figure]:
-    """The main scenario less each other one, patient by patient, over worlds."""
+    """The main scenario less each other one: patients in the first world, means over worlds."""
     table = found.tables["contrasts"]
     if table.empty:
         return {}
     figures = {}
-    weights = {world: 1.0 for world in [file.worlds[0].name]}
     of_first = table[(table["world"] == STACKED) & table["measure"].str.startswith("second PFS to")]
     for place, other in enumerate(of_first["second_arm"].drop_duplicates().head(4), start=1):
         each = benefit(
             lambda scenario, world: outcomes.read(scenario, world, CONTRAST_READ),
             first=main,
             second=str(other),
-            weights=weights,
+            weights={file.worlds[0].name: 1.0},
             horizon_months=HORIZON_MONTHS,
         ).head(ENOUGH)
         by_group = {"all": each["difference"].to_numpy()}
@@ -156,6 +156,15 @@ def _differences(found: Analysis, outcomes: OutcomeTable, file: ScenarioFile, ma
             title=f"{main} less {other}",
         )
     return figures
+
+
+def _correlation(found: Analysis) -> dict[str, Figure]:
+    """What the correlation of first and second PFS is made of."""
+    table = found.tables["frailty"]
+    if table.empty:
+        return {}
+    ladder, factors = (table[table["part"] == part] for part in ("ladder", "factors"))
+    return {"pfs_correlation": decomposition(ladder, factors, title="First and second PFS of the same patient")}
 
 
 def _map(outcomes: OutcomeTable, file: ScenarioFile, world: str) -> dict[str, Figure]:
@@ -177,9 +186,7 @@ def _map(outcomes: OutcomeTable, file: ScenarioFile, world: str) -> dict[str, Fi
             gain = pair.iloc[:, 0] - pair.iloc[:, 1]
             at = doses.index(dose), days.index(day)
             value[at], error[at] = gain.mean(), gain.std(ddof=1) / np.sqrt(len(gain))
-    title = (
-        f"Months free of a second progression gained by a second infusion, counted from relapse to {HORIZON_MONTHS:g}"
-    )
+    title = f"Months free of progression that a second infusion wins, {HORIZON_MONTHS:g} months from relapse"
     figure = plots.benefit_map(
         value, waiting_days=days, doses=doses, error=error, title=title, label="months free of progression"
     )
