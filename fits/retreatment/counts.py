@@ -216,8 +216,26 @@ def between(hits: Floats, size: Floats) -> BetaBinomial:
     return BetaBinomial(mean=float(found.value), correlation=float(found.correlation))
 
 
+class _Mixture:
+    """What a share and a mean over worlds have in common."""
+
+    value: float
+    error: float
+    n: int
+
+    def _quantile(self, p: float) -> float:
+        raise NotImplementedError
+
+    def estimate(self, level: float) -> Estimate:
+        """The value with the interval of the mixture, within its bounds."""
+        low, high = (self._quantile(p) for p in ((1 - level) / 2, (1 + level) / 2))
+        return Estimate(
+            value=self.value, low=min(low, self.value), high=max(high, self.value), mc_error=self.error, n=self.n
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
-class Share:
+class Share(_Mixture):
     """A share of patients in one world, or in a mixture of worlds.
 
     Attributes
@@ -264,13 +282,6 @@ class Share:
         error = max(_clustered(lean), float(_floor(np.asarray(value * n), n)))
         return cls(value=value, parts=parts, lean=lean, error=error, n=n)
 
-    def estimate(self, level: float) -> Estimate:
-        """The share with the interval of the mixture."""
-        low, high = (self._quantile(p) for p in ((1 - level) / 2, (1 + level) / 2))
-        return Estimate(
-            value=self.value, low=min(low, self.value), high=max(high, self.value), mc_error=self.error, n=self.n
-        )
-
     def _quantile(self, p: float) -> float:
         weight, a, b = (np.array(column) for column in zip(*self.parts, strict=True))
         if weight.size == 1:
@@ -282,7 +293,7 @@ class Share:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mean:
+class Mean(_Mixture):
     """A mean in one world, or in a mixture of worlds.
 
     Attributes
@@ -350,13 +361,6 @@ class Mean:
         lean = np.asarray(sum(w * world.lean for world, w in zip(worlds, weights, strict=True)))
         n = max(world.n for world in worlds)
         return cls(value=value, parts=parts, lean=lean, error=_clustered(lean), bounds=worlds[0].bounds, n=n)
-
-    def estimate(self, level: float) -> Estimate:
-        """The mean with the interval of the mixture, cut at its bounds."""
-        low, high = (self._quantile(p) for p in ((1 - level) / 2, (1 + level) / 2))
-        return Estimate(
-            value=self.value, low=min(low, self.value), high=max(high, self.value), mc_error=self.error, n=self.n
-        )
 
     def _quantile(self, p: float) -> float:
         weight, mean, sd = (np.array(column) for column in zip(*self.parts, strict=True))
