@@ -309,6 +309,22 @@ def test_the_models_own_simulator_runs_and_a_second_infusion_of_nothing_is_none(
     assert (two["cmax_2"] > 0).all()
 
 
+def test_the_tolerance_changes_no_class(run, monkeypatch):
+    file = scenarios.parse(HEAD + "second.bridging = 0.3\n" + ONE_WORLD)
+    products = [file.product(name) for name in file.product_names]
+    population = from_prior(rng=np.random.default_rng(0), products=products, n_draws=50, options="real")
+    loose = arm(run(file, population, patients=800, simulate=None), "a")
+    monkeypatch.setattr("reinfuse.fits.retreatment.block.TOLERANCE", 1e-8)
+    tight = arm(run(file, population, patients=800, simulate=None), "a")
+    same = [
+        "patient",
+        "group",
+        *(f"{name}_{k}" for k in (1, 2) for name in ("best", "mrd5", "mrd6", "pfs_days", "pfs_event")),
+    ]
+    pd.testing.assert_frame_equal(loose[same], tight[same])
+    np.testing.assert_allclose(loose["cmax_2"], tight["cmax_2"], rtol=2e-3)
+
+
 def test_progression_by_hazard_runs_on_the_real_cohorts_model(run):
     file = scenarios.parse('[settings]\nprogression = "hazard"\n' + TEXT + ONE_WORLD)
     products = [file.product(name) for name in file.product_names]
