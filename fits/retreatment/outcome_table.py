@@ -1,7 +1,7 @@
 """The table of outcomes: one row per scenario, world and virtual patient, on disk as it is made.
 
-Rows of an arm (a scenario in a world) are written together, in row groups of their own, so that a table of any size is
-written and read with the memory of a few groups. Text is kept as codes and numbers in single precision.
+Rows of an arm (a scenario in a world) are written together, in row groups of their own: a table of any size is written
+with the memory of a few groups, and read one arm at a time. Text is kept as codes and numbers in single precision.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
