@@ -186,7 +186,7 @@ def _map(outcomes: OutcomeTable, file: ScenarioFile, world: str) -> dict[str, Fi
             gain = pair.iloc[:, 0] - pair.iloc[:, 1]
             at = doses.index(dose), days.index(day)
             value[at], error[at] = gain.mean(), gain.std(ddof=1) / np.sqrt(len(gain))
-    title = f"Months free of progression that a second infusion wins, {HORIZON_MONTHS:g} months from relapse"
+    title = f"Months free of progression that a second infusion wins in the {HORIZON_MONTHS:g} months after relapse"
     figure = plots.benefit_map(
         value, waiting_days=days, doses=doses, error=error, title=title, label="months free of progression"
     )
