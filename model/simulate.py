@@ -11,15 +11,18 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
+from .branch import Start, origin_from, resumed, still_to_come
 from .course import Engager, Infusion, ResolvedInfusion, patients, resolve
 from .derive.build import Kernel
 from .derive.build import build as compile_model
 from .derive.trace import Trace
 from .equations import bcma
 from .errors import ReinfuseError
+from .judgement import PEAK_DAYS
 from .kernels.tableaux import TSIT5, method_for
 from .parameters import table
-from .schedule import events, slot_parameters
+from .schedule import FAR, events, slot_parameters
+from .stopping import Stopping, fastest_growth
 
 type Floats = NDArray[np.float64]
 
@@ -74,13 +77,16 @@ def kernel(
     readouts: tuple[str, ...] | None = None,
     *,
     engager: bool = False,
+    given: int = 0,
 ) -> Kernel:
     """The compiled simulator for a number of infusions, a configuration ("reference" or "real"), method, read-outs.
 
-    With ``engager``, a bispecific antibody may be given too.
+    With ``engager``, a bispecific antibody may be given too; with ``given`` infusions in the past, it begins from a
+    state (`branch`).
     """
     chosen = replace(bcma.OPTIONS[options], engager=engager)
-    return compile_model(bcma.build(infusions, chosen), method=method, readouts=readouts)
+    model = bcma.build(infusions, chosen)
+    return compile_model(resumed(model, given) if given else model, method=method, readouts=readouts)
 
 
 def _needed(readouts: Sequence[str] | None, infusions: int, options: str) -> tuple[str, ...] | None:
@@ -195,6 +201,22 @@ def _theta(values: Mapping[str, Floats], names: Sequence[str], part: slice) -> F
     return theta
 
 
+def _growth(
+    values: Mapping[str, Floats], course: Sequence[ResolvedInfusion], start: Start | None, origin: Floats
+) -> Floats:
+    """Bound the growth of each patient's CAR-T cells from the day on which nobody looks for a peak any more, (n,)."""
+    given = [np.broadcast_to(item.day, origin.shape) for item in course]
+    latest = np.max([np.where(np.isfinite(day), day, 0.0) for day in given], axis=0)
+    known = (np.zeros(1), values["Q0"]) if start is None else (start.day, start.state["Q"])
+    return fastest_growth(
+        values,
+        infusions=len(course),
+        since_infusion=origin + PEAK_DAYS - latest,
+        apheresis={item.slot: item.apheresis_day for item in course},
+        dysfunction=known,
+    )
+
+
 def simulate_population(
     *,
     course: Sequence[Infusion],
@@ -206,6 +228,8 @@ def simulate_population(
     land: bool = True,
     since: ArrayLike | None = None,
     engager: Engager | None = None,
+    start: Start | None = None,
+    stopping: Stopping | None = None,
     max_chunk: int = 16_384,
 ) -> xr.Dataset:
     """Simulate a population of patients on all cores.
@@ -236,6 +260,11 @@ def simulate_population(
         infusion.
     engager
         A bispecific antibody that is given too.
+    start
+        Begin from a state after the first infusion, instead of the start of it all. Course, days and times are those
+        of the whole; what came before ``start.day`` is not simulated again, and `since` is not before it.
+    stopping
+        Leave out what cannot change how a course that begins at `since` is judged; there the last values stay.
     max_chunk
         Patients simulated at a time.
 
@@ -249,8 +278,8 @@ def simulate_population(
     ------
     ReinfuseError
         If a name of a parameter or a read-out is unknown, lengths differ, a value is not finite or outside its
-        domain (a number on the log scale is negative, a share is outside [0, 1]), or the times are not rising
-        from 0.
+        domain (a number on the log scale is negative, a share is outside [0, 1]), the times are not rising
+        from 0, or a start does not fit the course.
     """
     if options not in bcma.OPTIONS:
         raise ReinfuseError(f"options is {options!r}; use one of {', '.join(bcma.OPTIONS)}")
@@ -262,14 +291,24 @@ def simulate_population(
     _check("max_chunk", max_chunk, max_chunk >= 1, "simulate at least one patient at a time")
     resolved = resolve(course)
     chosen = _needed(readouts, len(resolved), options)
-    compiled = kernel(len(resolved), options, method_for(tolerance), chosen, engager=engager is not None)
     slots: dict[str, ArrayLike] = {**slot_parameters(resolved, options)}
     slots |= {} if engager is None else {"kbs": engager.killing, "gbs": engager.power, "wbs": engager.wear}
     values = _values(parameters or {}, slots, options)
     n = _size(values, patients(resolved))
     engaged = None if engager is None else _engagement(engager, n)
     origin = _origin(since, n)
-    times_ev, codes, count = events(resolved, n, compiled.events, engaged)
+    given = 0 if start is None else start.given(resolved, n)
+    compiled = kernel(len(resolved), options, method_for(tolerance), chosen, engager=engager is not None, given=given)
+    occasions = events(resolved, n, compiled.events, engaged)
+    if start is not None:
+        values |= start.parameters(compiled.parameters, bcma.build(len(resolved), bcma.OPTIONS[options]))
+        values |= {f"day_{item.slot}": np.minimum(item.day, FAR) - start.day for item in resolved}
+        occasions = still_to_come(*occasions, names=compiled.events, day=start.day, given=given, far=FAR)
+        origin = origin_from(origin, start.day)
+    watch = None
+    if stopping is not None:
+        watch = stopping.watch(grid, compiled.readouts, _growth(values, resolved, start, _origin(since, n)))
+    times_ev, codes, count = occasions
     out = np.full((n, grid.size, len(compiled.readouts)), np.nan)
     status = np.zeros(n, dtype=np.int64)
     for low in range(0, n, max_chunk):
@@ -286,6 +325,7 @@ def simulate_population(
             status[part],
             land=land,
             since=origin[part],
+            watch=None if watch is None else (*watch[:2], watch[2][part], watch[3][part]),
         )
     out[~solved(status)] = np.nan
     return _dataset(out, status, grid, compiled, resolved)

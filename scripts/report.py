@@ -10,8 +10,13 @@ from reinfuse.scripts._shell import NotTrusted, progress, run_alone
 
 def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `reinfuse fit`.")],
+    retreat: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of `reinfuse retreat` on this run, to be shown too.")
+    ] = None,
 ) -> None:
     """Write RUN/report.html: one self-contained file with figures, diagnostics in words, and limits.
+
+    Example: `reinfuse report run --retreat retreat`
 
     Exit code 3 if the run did not converge; the report is written all the same, and says so.
     """
@@ -20,15 +25,19 @@ def command(
     from reinfuse.fits.diagnosis.findings import examine, record
     from reinfuse.fits.figures.plates import count_plates
     from reinfuse.fits.report.build import build_report
+    from reinfuse.fits.report.retreatment import read_retreatment
     from reinfuse.fits.run import RunFolder
 
     folder = RunFolder.open(run)
+    experiment = None
+    if retreat is not None:
+        experiment = read_retreatment(retreat, cohort_sha256=folder.provenance["cohort_sha256"])
     with progress("Examining", 1) as tick:
         found = examine(folder)
         record(folder, found)
         tick()
     with progress("Report", count_plates(found)) as tick:
-        page = build_report(folder, found, tick=tick)
+        page = build_report(folder, found, retreatment=experiment, tick=tick)
     size = f"{page.stat().st_size / 1e6:.1f} MB"
     Console(soft_wrap=True).print(f"Written: {page} ({size}, self-contained)", highlight=False)
     if not found.diagnostics.converged:

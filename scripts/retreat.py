@@ -1,8 +1,6 @@
 """`reinfuse retreat`: what a second infusion does, for virtual patients of a fit."""
 
 import math
-import shlex
-import sys
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -237,20 +235,15 @@ def _population(
 
 
 def _provenance(run: Path | None, population: "SampledPopulation", seed: int) -> dict[str, Any]:
-    from reinfuse.fits.run import RunFolder, git_revision, versions
+    from reinfuse.fits.result_folder import origin
+    from reinfuse.fits.run import RunFolder
 
-    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
     return {
-        "command": shlex.join(words),
-        "versions": versions(),
-        "git": git_revision(),
-        "seed": seed,
+        **origin(None if run is None else RunFolder.open(run), seed),
         "source": population.source,
-        "cohort_sha256": None if run is None else RunFolder.open(run).provenance["cohort_sha256"],
         "options": population.options,
         "variant": population.variant.name,
         "second_infusions_in_data": population.second_infusions,
-        "status": "done",
     }
 
 

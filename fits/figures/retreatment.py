@@ -17,7 +17,8 @@ from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.parameters import DAYS_PER_MONTH
 
 from ..retreatment.statistics import survival_band
-from ..retreatment.survival import ALPHA, Trials, kaplan_meier
+from ..retreatment.survival import kaplan_meier
+from ..retreatment.virtual_trials import ALPHA, Trials
 from . import style
 
 type Floats = NDArray[np.float64]
@@ -693,7 +694,7 @@ def virtual_trials(trials: Trials, *, truth: tuple[float, float] | None = None, 
     Parameters
     ----------
     trials
-        From `fits.retreatment.survival.virtual_trials`.
+        From `fits.retreatment.virtual_trials.virtual_trials`.
     truth
         Hazard ratio and difference of restricted mean PFS over all virtual patients, if known.
     title

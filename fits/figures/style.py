@@ -219,7 +219,12 @@ def png_bytes(figure: Figure) -> bytes:
 
 def data_uri(figure: Figure) -> str:
     """Return a figure as a `data:` address, for a page that asks nothing of the network."""
-    return "data:image/png;base64," + base64.b64encode(png_bytes(figure)).decode("ascii")
+    return data_address(png_bytes(figure))
+
+
+def data_address(png: bytes) -> str:
+    """Return a PNG as a `data:` address."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
 def save(figure: Figure, folder: Path, name: str, *, svg: bool = False) -> Path:

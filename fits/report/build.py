@@ -16,6 +16,7 @@ from ..figures import style
 from ..figures.plates import Plate, draw_all
 from ..run import RunFolder
 from . import words
+from .retreatment import Retreatment
 
 TEMPLATE: Final = "report.html.j2"
 
@@ -29,6 +30,7 @@ SECTIONS: Final = (
     ("checks", "Predictive checks"),
     ("yardsticks", "Yardsticks"),
     ("variants", "Comparison of variants"),
+    ("retreatment", "Second infusions"),
     ("chains", "Chains"),
     ("limits", "Limits"),
     ("provenance", "Provenance"),
@@ -36,7 +38,11 @@ SECTIONS: Final = (
 
 
 def build_report(
-    run: RunFolder, findings: Findings | None = None, *, tick: Callable[[], object] = lambda: None
+    run: RunFolder,
+    findings: Findings | None = None,
+    *,
+    retreatment: Retreatment | None = None,
+    tick: Callable[[], object] = lambda: None,
 ) -> Path:
     """Write `report.html` into a run: one file with its figures inside, which asks nothing of the network.
 
@@ -46,6 +52,8 @@ def build_report(
         An open run folder.
     findings
         From `examine`; computed when None.
+    retreatment
+        An experiment on this run, to be shown too.
     tick
         Called after each of the `count_plates` figures.
 
@@ -60,7 +68,7 @@ def build_report(
         If the run has no readable posterior or cohort.
     """
     found = examine(run) if findings is None else findings
-    return run.write_report(render(found, name=run.path.resolve().name, tick=tick))
+    return run.write_report(render(found, name=run.path.resolve().name, retreatment=retreatment, tick=tick))
 
 
 def render(
@@ -68,6 +76,7 @@ def render(
     *,
     name: str,
     plates: Iterable[Plate] | None = None,
+    retreatment: Retreatment | None = None,
     tick: Callable[[], object] = lambda: None,
 ) -> str:
     """Return the report as HTML text.
@@ -80,6 +89,8 @@ def render(
         What the run is called in the title.
     plates
         Figures drawn already; all of `draw_all` when None.
+    retreatment
+        An experiment on the run.
     tick
         Called after each figure.
     """
@@ -88,6 +99,8 @@ def render(
         section = "yardsticks" if plate.section == "progression" else plate.section
         pictures[section].append({"uri": style.data_uri(plate.figure), "caption": plate.caption})
         tick()
+    if retreatment is not None:
+        pictures["retreatment"] += retreatment.pictures
     columns, rows, tie = words.comparison(findings.provenance)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -106,6 +119,8 @@ def render(
         converged=findings.diagnostics.converged,
         verdict=words.verdict(findings),
         summary=words.summary(findings),
+        retreatment=retreatment,
+        retreatment_table=_retreatment_table(retreatment),
         cohort_tables=_cohort_tables(findings),
         diagnostics=findings.diagnostics,
         worst=findings.diagnostics.worst,
@@ -143,6 +158,17 @@ SENSITIVITY_COLUMNS: Final = {
     "likelihood": "data",
     "shift": "posterior less prior mean (prior sds)",
     "verdict": "verdict",
+}
+
+RETREATMENT_COLUMNS: Final = {
+    "scenario": "scenario",
+    "measure": "read-out",
+    "unit": "unit",
+    "n": "patients",
+    "value": "value",
+    "low": "lower",
+    "high": "upper",
+    "mc_error": "Monte Carlo error",
 }
 
 INTERVAL_COLUMNS: Final = {"lower": "lower", "upper": "upper"}
@@ -356,6 +382,11 @@ def _yardstick_tables(findings: Findings) -> list[dict[str, Any]]:
         _table(survival, found.survival, SURVIVAL_COLUMNS),
         _table(discrimination, found.discrimination, DISCRIMINATION_COLUMNS),
     ]
+
+
+def _retreatment_table(found: Retreatment | None) -> dict[str, Any]:
+    frame = pd.DataFrame(columns=list(RETREATMENT_COLUMNS)) if found is None else found.summary
+    return _table("Second course of all patients, by scenario", frame, RETREATMENT_COLUMNS)
 
 
 def _table(title: str, frame: pd.DataFrame, columns: dict[str, str]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from .frailty import TwoCourses, decompose
 from .outcome_table import OutcomeTable
 from .scenarios import GROUPS, ScenarioFile
 from .statistics import STACKED, summarise
-from .survival import survival_table
+from .survival_table import survival_table
 from .virtual_patients import SampledPopulation
 
 #: Months of second PFS that arms are compared on; every experiment follows at least as long.

@@ -10,19 +10,23 @@ same luck. Nothing here edits a patient.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from reinfuse.model.course import Engager, Infusion
+from reinfuse.model.branch import Start, states
+from reinfuse.model.course import Engager, Infusion, resolve
 from reinfuse.model.extinction import extinction_chance
 from reinfuse.model.judgement import judgement_days
 from reinfuse.model.parameters import DAYS_PER_MONTH, table
-from reinfuse.model.simulate import solved
+from reinfuse.model.simulate import simulate_population, solved
+from reinfuse.model.stopping import Stopping
 
 from .arms import (
+    BEFORE_THERAPY,
     arm_parameters,
     engager,
     first_infusion,
@@ -47,7 +51,8 @@ from .scenarios import Scenario, ScenarioFile, SecondCourse, World
 from .virtual_patients import PopulationDraws, VirtualPatients
 
 #: `reinfuse.model.simulate.simulate_population`, or what stands in for it: course, times, parameters, options,
-#: tolerance, read-outs, since, engager by name; dims patient and time, `status` per patient.
+#: tolerance, read-outs, since, engager by name; dims patient and time, `status` per patient. What stands in simulates
+#: every course as a whole: only the model's own gets a start and a stopping.
 type Simulator = Callable[..., xr.Dataset]
 #: Places of a scenario and of a world in the file: an arm.
 type Arm = tuple[int, int]
@@ -68,12 +73,14 @@ class Block:
     ----------
     number, seed : int
         Fix all random numbers.
+    count : int
+        Blocks from this number on that are done together, which is faster and changes nothing.
     file : ScenarioFile
     population : PopulationDraws
     arms : tuple of Arm
         Those that still want patients.
     most : int
-        Patients of an arm that are wanted from this block at most.
+        Patients of an arm that are wanted from each block at most.
     simulate : callable, optional
         The model's own simulator when None.
     """
@@ -85,6 +92,7 @@ class Block:
     arms: tuple[Arm, ...]
     most: int = BLOCK
     simulate: Simulator | None = None
+    count: int = 1
 
 
 @dataclass(kw_only=True)
@@ -153,7 +161,7 @@ class _First:
     group: Groups
     simulated: Flags
     judged: Flags
-    mprotein: Floats  # (n, visits), of the untreated relapse too
+    visits: dict[str, Floats]  # (n, visits): M-protein, of the untreated relapse too, and the states to branch from
 
     @property
     def eligible(self) -> Flags:
@@ -166,26 +174,34 @@ def run_block(task: Block) -> list[Part]:
     Parameters
     ----------
     task
-        What is to be done.
+        What is to be done: one block.
 
     Returns
     -------
     list of Part
         One for each arm of the task, in its order.
     """
+    return run_blocks(task)[0]
+
+
+def run_blocks(task: Block) -> list[list[Part]]:
+    """Do some blocks together: for each of them what `run_block` would give."""
     return Work(task).parts()
 
 
 class Work:
-    """A block while it is done."""
+    """A block, or some of them together, while it is done."""
 
     def __init__(self, task: Block) -> None:
-        rng = np.random.default_rng(np.random.SeedSequence(task.seed, spawn_key=(task.number,)))
         self.task, self.file, self.population = task, task.file, task.population
-        self.virtual = task.population.sample(BLOCK, rng, first=task.number * BLOCK)
-        self.luck = Luck.draw(BLOCK, rng)
-        self.numbers = task.number * BLOCK + np.arange(BLOCK, dtype=np.int64)
+        drawn = [self._drawn(number) for number in range(task.number, task.number + task.count)]
+        self.virtual = drawn[0][0] if task.count == 1 else _together([virtual for virtual, _ in drawn])
+        self.luck = Luck.together([luck for _, luck in drawn])
+        self.size = task.count * BLOCK
+        self.numbers = task.number * BLOCK + np.arange(self.size, dtype=np.int64)
         self.simulate = task.simulate or _models_own()
+        own = getattr(self.simulate, "func", None) is simulate_population
+        self.branching = own and task.simulate is None  # who stands in for the model's own simulates the whole
         self.rows = table(task.population.options)
         settings = task.file.settings
         self.rules = settings.rules
@@ -193,10 +209,16 @@ class Work:
         self.later_days = float(np.ceil(settings.second_horizon_months * DAYS_PER_MONTH))
         self.by_hazard = settings.progression == "hazard"
 
-    def parts(self) -> list[Part]:
-        """Go through the arms; those with the same first course share it."""
+    def _drawn(self, number: int) -> tuple[VirtualPatients, Luck]:
+        """Candidates of a block and their luck."""
+        rng = np.random.default_rng(np.random.SeedSequence(self.task.seed, spawn_key=(number,)))
+        virtual = self.population.sample(BLOCK, rng, first=number * BLOCK)
+        return virtual, Luck.draw(BLOCK, rng)
+
+    def parts(self) -> list[list[Part]]:
+        """Go through the arms; those with the same first course share it. Parts by block and arm."""
         firsts: dict[Any, _First] = {}
-        found = []
+        found: list[list[Part]] = [[] for _ in range(self.task.count)]
         for arm in self.task.arms:
             scenario, world = self.file.scenarios[arm[0]], self.file.worlds[arm[1]]
             key = scenario.first_key(world)
@@ -204,7 +226,10 @@ class Work:
                 firsts[key] = self._first(scenario, world)
             acceptance, rows = self._keep(scenario, firsts[key])
             columns = _Later(self, scenario, world, firsts[key], rows).columns()
-            found.append(Part(arm=arm, acceptance=acceptance, columns=columns))
+            ends = np.searchsorted(rows, BLOCK * np.arange(self.task.count + 1))
+            for b, (low, high) in enumerate(pairwise(ends)):
+                own = {name: values[low:high] for name, values in columns.items()}
+                found[b].append(Part(arm=arm, acceptance=acceptance[b], columns=own))
         return found
 
     def relapsed(self, arm: Arm) -> tuple[Integers, Groups]:
@@ -253,9 +278,9 @@ class Work:
 
     @cached_property
     def _death_rate(self) -> Floats:
-        """Hazard of death without relapse, (BLOCK,)."""
+        """Hazard of death without relapse, (size,)."""
         given = self.virtual.parameters.get("hD")
-        return np.full(BLOCK, self.rows["hD"].median) if given is None else given
+        return np.full(self.size, self.rows["hD"].median) if given is None else given
 
     def death_days(self, luck: Floats, rows: Integers) -> Floats:
         """Days to death without relapse."""
@@ -274,10 +299,13 @@ class Work:
         days: float,
         since: Floats | None = None,
         antibody: Engager | None = None,
+        **more: Any,
     ) -> xr.Dataset:
-        """Simulate patients for so many days from a day of each on."""
+        """Simulate patients for so many days from a day of each on; ``more`` as in the model's own simulator."""
         wanted = ["Ts", "Tr", "mprotein", "cart", *(["cumhaz"] if self.by_hazard else [])]
         wanted += [f"Qaph{len(course)}"] if len(course) > 1 else []
+        if len(course) == 1 and "start" not in more:
+            wanted += [name for name in self.states if name not in wanted]
         return self.simulate(
             course=course,
             times=judgement_days(follow_up=days, rules=self.rules),
@@ -287,7 +315,15 @@ class Work:
             tolerance=TOLERANCE,
             since=since,
             engager=antibody,
+            **more,
         )
+
+    @property
+    def states(self) -> list[str]:
+        """Read-outs of a first course that later ones branch from."""
+        if not self.branching:
+            return []
+        return [*states(1), *(["cumhaz"] if self.by_hazard else [])]
 
     def judge(
         self,
@@ -317,7 +353,7 @@ class Work:
         return outcome.or_cured(found.both, self.luck.extinct[rows, k - 1], death_days=death, follow_up=days)
 
     def _first(self, scenario: Scenario, world: World) -> _First:
-        everyone = np.arange(BLOCK)
+        everyone = np.arange(self.size)
         infusion = self.first_infusion(scenario)
         parameters = arm_parameters(self.virtual, scenario, world, [infusion], self.rows)
         simulated = self.follow([infusion], parameters, days=self.first_days)
@@ -331,27 +367,34 @@ class Work:
             group=classify(outcome),
             simulated=solved(simulated["status"].to_numpy()),
             judged=~np.isnan(outcome.progression_days),
-            mprotein=simulated["mprotein"].transpose("patient", "time").to_numpy()[:, at],
+            visits={
+                name: simulated[name].transpose("patient", "time").to_numpy()[:, at]
+                for name in ("mprotein", *self.states)
+            },
         )
 
-    def _keep(self, scenario: Scenario, first: _First) -> tuple[Acceptance, Integers]:
-        """Candidates that become patients of an arm, and the others counted by reason."""
+    def _keep(self, scenario: Scenario, first: _First) -> tuple[list[Acceptance], Integers]:
+        """Candidates that become patients of an arm, and by block the others counted by reason."""
         if self.population.observed is None:
             chosen = first.eligible & selected(first.outcome, first.group, scenario)
         else:
             chosen = first.eligible
         judged = first.simulated & first.judged
-        rows = np.flatnonzero(chosen)
-        acceptance = Acceptance(
-            candidates=BLOCK,
-            not_simulated=int(np.count_nonzero(~first.simulated)),
-            not_judged=int(np.count_nonzero(first.simulated & ~first.judged)),
-            died=int(np.count_nonzero(judged & first.outcome.died)),
-            not_progressed=int(np.count_nonzero(judged & ~first.outcome.died & ~first.outcome.progressed)),
-            other_group=int(np.count_nonzero(first.eligible & ~chosen)),
-            met=int(rows.size),
-        )
-        return acceptance, rows[: self.task.most]
+        reasons = {
+            "not_simulated": ~first.simulated,
+            "not_judged": first.simulated & ~first.judged,
+            "died": judged & first.outcome.died,
+            "not_progressed": judged & ~first.outcome.died & ~first.outcome.progressed,
+            "other_group": first.eligible & ~chosen,
+            "met": chosen,
+        }
+        counts = {name: who.reshape(-1, BLOCK).sum(axis=1) for name, who in reasons.items()}
+        acceptance = [
+            Acceptance(candidates=BLOCK, **{name: int(count[b]) for name, count in counts.items()})
+            for b in range(self.task.count)
+        ]
+        wanted = chosen.reshape(-1, BLOCK)
+        return acceptance, np.flatnonzero(wanted & (wanted.cumsum(axis=1) <= self.task.most))
 
 
 class _Later:
@@ -402,7 +445,7 @@ class _Later:
 
     def _risen(self, progression: Floats) -> Floats:
         """First visit from progression on at which M-protein has risen as far as the scenario waits for."""
-        protein, visits = self.first.mprotein[self.rows], self.work.visits(self.work.first_days)
+        protein, visits = self.first.visits["mprotein"][self.rows], self.work.visits(self.work.first_days)
         at = np.searchsorted(visits, np.where(np.isfinite(progression), progression, 0.0))
         then = np.take_along_axis(protein, np.minimum(at, visits.size - 1)[:, None], axis=1)
         beyond = (protein >= self.scenario.wait_rise * then) & (visits >= progression[:, None])
@@ -421,12 +464,49 @@ class _Later:
             return CourseOutcome.nobody(day.size), dysfunction
         course = [self.course[0], *(_of_some(infusion, who) for infusion in self.course[1:])]
         parameters = arm_parameters(self.virtual.subset(who), self.scenario, self.world, course, work.rows)
-        simulated = work.follow(course, parameters, days=work.later_days, since=day[who], antibody=antibody)
+        more = self._shortcuts(who, course, day, death[who]) if work.branching else {}
+        simulated = work.follow(course, parameters, days=work.later_days, since=day[who], antibody=antibody, **more)
         outcome = work.judge(k, simulated, self.rows[who], parameters, days=work.later_days, death=death[who])
         self.failed[who] |= ~solved(simulated["status"].to_numpy())
         if plan is not None:
             dysfunction[who] = simulated[f"Qaph{k}"].transpose("patient", "time").to_numpy()[:, 0]
         return outcome.scattered(who, day.size), dysfunction
+
+    def _shortcuts(self, who: Integers, course: Sequence[Infusion], day: Floats, death: Floats) -> dict[str, Any]:
+        """What spares the simulator the past, and what cannot change the judgement."""
+        work, more = self.work, {"start": self._start(who, course, day)}
+        if work.file.settings.extinction:  # that reads the whole course
+            return more
+        rules = None if work.by_hazard else work.rules
+        return more | {"stopping": Stopping(death_days=death, follow_up=work.later_days, rules=rules)}
+
+    def _start(self, who: Integers, course: Sequence[Infusion], day: Floats) -> Start:
+        """The first course at the last visit before cells are taken for the next infusion, or a comparator begins."""
+        until = day[who]
+        for item in resolve(course)[1:]:
+            taken = np.where(item.apheresis_day > BEFORE_THERAPY, item.apheresis_day, np.inf)
+            until = np.minimum(until, np.minimum(taken, np.nextafter(item.day, 0.0)))
+        days = self.work.visits(self.work.first_days)
+        at = last_visit(days, until)
+        rows = self.rows[who]
+        return Start(day=days[at], state={name: self.first.visits[name][rows, at] for name in self.work.states})
+
+
+def last_visit(days: Floats, until: Floats) -> Integers:
+    """Place of the last visit up to and with each day; the first visit is the infusion itself."""
+    return np.asarray(np.searchsorted(days, until, side="right") - 1)
+
+
+def _together(groups: Sequence[VirtualPatients]) -> VirtualPatients:
+    """Groups of candidates joined into one."""
+    first = groups[0]
+    return VirtualPatients(
+        parameters={name: np.concatenate([group.parameters[name] for group in groups]) for name in first.parameters},
+        draw=np.concatenate([group.draw for group in groups]),
+        fields={key: np.concatenate([group.fields[key] for group in groups]) for key in first.fields},
+        occasion=np.concatenate([group.occasion for group in groups]),
+        clipped=sum(group.clipped for group in groups),
+    )
 
 
 def _of_some(infusion: Infusion, who: Integers) -> Infusion:
@@ -435,7 +515,5 @@ def _of_some(infusion: Infusion, who: Integers) -> Infusion:
 
 
 def _models_own() -> Simulator:
-    from reinfuse.model.simulate import simulate_population
-
     # steps that do not end on visits: a patient's numbers must not depend on what else is asked for
     return partial(simulate_population, land=False)

@@ -6,8 +6,9 @@ candidate i has the same numbers, and under the same arm the same outcome to the
 every number of patients, and on however many machines.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ import numpy as np
 from reinfuse.model.errors import ReinfuseError
 
 from ..tasks import run_tasks
-from .block import BLOCK, Acceptance, Block, Part, Simulator, run_block
+from .block import BLOCK, Acceptance, Block, Part, Simulator, run_block, run_blocks
 from .outcome_table import OutcomeTable, OutcomeWriter
 from .scenarios import ScenarioFile
 from .virtual_patients import MPROTEIN_ONLY, SECOND_INFUSION_ONLY, PopulationDraws
@@ -27,6 +28,9 @@ MOST_CANDIDATES_PER_PATIENT: Final = 40
 GUESS: Final = 0.5
 #: Patients times arms from which blocks are given to processes of their own; below, starting these takes longer.
 WORTH_PROCESSES: Final = 100_000
+#: Blocks that a worker takes at once, at most, and tasks below which it takes one.
+MOST_TOGETHER: Final = 4
+FEWEST_TASKS: Final = 64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,13 +125,16 @@ def run(
                 for number in range(done, done + count)
             }
             alone = simulate is not None or (cluster is None and patients * len(arms) < WORTH_PROCESSES)
-            for parts in _in_order(tasks, alone=alone, cores=cores, cluster=cluster):
-                for part in parts:
-                    kept = _take(acceptance[part.arm], part, patients)
-                    writer.add(file.scenarios[part.arm[0]], file.worlds[part.arm[1]], part.columns, kept)
-                    failures += int(np.count_nonzero(part.columns["failed"][:kept]))
-                    if progress is not None and kept:
-                        progress(float(kept))
+            with closing(_in_order(tasks, alone=alone, cores=cores, cluster=cluster)) as coming:
+                for parts in coming:
+                    for part in parts:
+                        kept = _take(acceptance[part.arm], part, patients)
+                        writer.add(file.scenarios[part.arm[0]], file.worlds[part.arm[1]], part.columns, kept)
+                        failures += int(np.count_nonzero(part.columns["failed"][:kept]))
+                        if progress is not None and kept:
+                            progress(float(kept))
+                    if all(acceptance[arm].kept >= patients for arm in left):  # blocks still to come have no use
+                        break
             done += count
     if not any(seen.kept for seen in acceptance.values()):
         path.unlink(missing_ok=True)
@@ -175,20 +182,31 @@ def _take(acceptance: Acceptance, part: Part, patients: int) -> int:
 
 def _in_order(
     tasks: Mapping[int, Block], *, alone: bool, cores: int | None, cluster: str | None
-) -> Iterator[list[Part]]:
+) -> Generator[list[Part]]:
     """Results of blocks in the order of their numbers, whoever does them when."""
     if alone:
         for task in tasks.values():
             yield run_block(task)
         return
-    waiting: dict[int, list[Part]] = {}
-    coming = iter(tasks)
-    following = next(coming)
-    for number, parts in run_tasks(run_block, tasks, cores=cores, cluster=cluster):
-        waiting[number] = parts
-        while following in waiting:
-            yield waiting.pop(following)
-            following = next(coming, -1)
+    together = max(1, min(MOST_TOGETHER, len(tasks) // FEWEST_TASKS))
+    numbers = sorted(tasks)
+    bundles = {
+        place: replace(tasks[numbers[place]], count=len(numbers[place : place + together]))
+        for place in range(0, len(numbers), together)
+    }
+    waiting: dict[int, list[list[Part]]] = {}
+    following = 0
+    with closing(_generator(run_tasks(run_blocks, bundles, cores=cores, cluster=cluster))) as done:
+        for number, results in done:
+            waiting[number] = results
+            while following in waiting:
+                yield from waiting.pop(following)
+                following += together
+
+
+def _generator[T](iterator: Iterator[T]) -> Generator[T]:
+    """The same, to be closed."""
+    yield from iterator
 
 
 # --------------------------------------------------------------------------------------------- caveats

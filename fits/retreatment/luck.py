@@ -1,5 +1,6 @@
 """Chance events of virtual patients: they belong to the patient and the course, never to the arm."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -39,6 +40,15 @@ class Luck:
             clocks=clocks,
             extinct=uniform[:, 2 * MOST_COURSES : -1],
             antibody=ndtri(np.clip(uniform[:, -1], 1e-16, 1 - 1e-16)),
+        )
+
+    @classmethod
+    def together(cls, groups: Sequence[Self]) -> Self:
+        """Join groups of candidates into one."""
+        return cls(
+            clocks=np.concatenate([group.clocks for group in groups]),
+            extinct=np.concatenate([group.extinct for group in groups]),
+            antibody=np.concatenate([group.antibody for group in groups]),
         )
 
     def death(self, course: int) -> Floats:

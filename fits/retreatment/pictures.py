@@ -21,8 +21,9 @@ from .engine import Experiment
 from .outcome_table import OutcomeTable
 from .scenarios import GROUPS, Scenario, ScenarioFile
 from .statistics import STACKED, trial_counts
-from .survival import pairs_of, virtual_trials
+from .survival import pairs_of
 from .virtual_patients import SampledPopulation
+from .virtual_trials import virtual_trials
 
 type Floats = NDArray[np.float64]
 

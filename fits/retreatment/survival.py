@@ -1,4 +1,4 @@
-"""Survival after a second infusion: curves, hazard ratios, what the first duration foretells, virtual trials of ten.
+"""Survival after a second infusion: curves, hazard ratios, what the first duration foretells.
 
 Fits are by lifelines. Hazard ratios and concordance of a large table come from a subsample (`subsample`); everything
 else uses every patient. All association found here holds within the simulation: a long first response that goes before
@@ -6,8 +6,8 @@ a long second one is mostly frailty, and no evidence of exhaustion.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -15,14 +15,14 @@ import pandas as pd
 from lifelines import CoxPHFitter, KaplanMeierFitter, LogNormalAFTFitter, WeibullAFTFitter
 from lifelines.utils import concordance_index
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import special
 
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.parameters import DAYS_PER_MONTH
 
 from .counts import NOTHING, Estimate, Layout
 from .outcomes import DURABLE_MONTHS, EARLY_MONTHS
-from .statistics import counted, proportion
+from .statistics import counted
 
 type Floats = NDArray[np.float64]
 type Ints = NDArray[np.int64]
@@ -39,8 +39,6 @@ DRAWS_FITTED: Final = 30
 LEAST_EVENTS: Final = 5
 #: Parts of the jackknife.
 PARTS: Final = 10
-#: Significance of a log-rank test in a virtual trial.
-ALPHA: Final = 0.05
 
 
 # -------------------------------------------------------------------------------------------------- curves
@@ -245,7 +243,7 @@ def rmst_difference(pairs: Pairs, *, months: float, level: float = 0.95) -> Esti
     ReinfuseError
         If someone is censored before that time.
     """
-    _check_follow_up(pairs, months)
+    check_follow_up(pairs, months)
     durable, early = pairs.durable, pairs.early
     limited = np.minimum(pairs.days / DAYS_PER_MONTH, months)
     if not durable.any() or not early.any():
@@ -405,7 +403,7 @@ def auc_at(pairs: Pairs, *, months: float, level: float = 0.95) -> Estimate:
     -----
     Heagerty, Lumley and Pepe 2000 (Biometrics 56:337); without censoring it is the Mann-Whitney statistic.
     """
-    _check_follow_up(pairs, months)
+    check_follow_up(pairs, months)
     case = pairs.days <= months * DAYS_PER_MONTH
     short, long = np.sort(pairs.first[case]), np.sort(pairs.first[~case])
     if not short.size or not long.size:
@@ -435,267 +433,11 @@ def _symmetric(value: float, error: float, level: float, n: int) -> Estimate:
     return Estimate(value=value, low=max(0.0, value - reach), high=min(1.0, value + reach), mc_error=error, n=n)
 
 
-def _check_follow_up(pairs: Pairs, months: float) -> None:
+def check_follow_up(pairs: Pairs, months: float) -> None:
+    """Refuse patients who are censored before so many months."""
     ends = pairs.days[~pairs.event]
     if ends.size and ends.min() < months * DAYS_PER_MONTH * (1 - 1e-6):
         raise ReinfuseError(
             f"follow-up ends at {ends.min() / DAYS_PER_MONTH:.1f} months, before {months:g}; "
             "raise settings.second_horizon_months"
         )
-
-
-# --------------------------------------------------------------------------------------------- virtual trials
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Trials:
-    """Virtual trials of one size: second PFS after a first duration above 12 months against the others.
-
-    Attributes
-    ----------
-    size : int
-        Patients of each.
-    repeats : int
-        Trials drawn.
-    hazard_ratio : ndarray
-        (comparable,) durable against others, from the log-rank test: observed over expected events of one group over
-        those of the other; 0 or +inf where a group has no event.
-    rmst_difference : ndarray
-        (comparable,) months, durable less others.
-    p_value : ndarray
-        (comparable,) of the log-rank test.
-    rmst_months : float
-        To which time PFS is averaged.
-    shared : bool
-        Whether the patients of a trial share a draw; not where no draw has as many patients.
-    """
-
-    size: int
-    repeats: int
-    hazard_ratio: Floats
-    rmst_difference: Floats
-    p_value: Floats
-    rmst_months: float
-    shared: bool
-
-    @property
-    def comparable(self) -> float:
-        """Share of trials with patients and information on both sides."""
-        return self.p_value.size / self.repeats
-
-    @property
-    def significant(self) -> float:
-        """Share of comparable trials whose log-rank test says p < 0.05; NaN without any."""
-        return float((self.p_value < ALPHA).mean()) if self.p_value.size else float("nan")
-
-    @property
-    def wrong_way(self) -> float:
-        """Share of comparable trials in which the durable do worse (hazard ratio above 1)."""
-        return float((self.hazard_ratio > 1).mean()) if self.p_value.size else float("nan")
-
-    def interval(self, values: Floats, level: float = 0.95) -> tuple[float, float]:
-        """Central interval of a number over trials; infinite ratios count as infinite."""
-        if not values.size:
-            return float("nan"), float("nan")
-        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
-        return float(low), float(high)
-
-
-def virtual_trials(
-    pairs: Pairs, *, rng: np.random.Generator, size: int = 10, repeats: int = 2000, rmst_months: float = 24.0
-) -> Trials:
-    """What a study of so many patients would find: its spread is what the size implies.
-
-    Parameters
-    ----------
-    pairs
-        From `pairs_of`, with the follow-up that such a study would have.
-    rng
-        Draws the trials.
-    size
-        Patients of each, drawn without replacement from one draw, the draw by its number of patients.
-    repeats
-        Trials.
-    rmst_months
-        To which time PFS is averaged.
-
-    Raises
-    ------
-    ReinfuseError
-        If there are fewer patients than a trial needs, or someone is censored before `rmst_months`.
-    """
-    n = pairs.days.size
-    if size < 2 or repeats < 1 or n < size:
-        raise ReinfuseError(
-            f"{repeats} virtual trials of {size} from {n} patients; give at least 2 and as many patients"
-        )
-    _check_follow_up(pairs, rmst_months)
-    rows, shared = _trial_members(pairs.draw, size, repeats, rng)
-    days, event, durable = pairs.days[rows], pairs.event[rows], pairs.durable[rows]
-    ratio, p_value = log_rank(days, event, durable)
-    limited = np.minimum(days / DAYS_PER_MONTH, rmst_months)
-    many = durable.sum(axis=1)
-    kept = np.isfinite(p_value)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        difference = (limited * durable).sum(axis=1) / many - (limited * ~durable).sum(axis=1) / (size - many)
-    return Trials(
-        size=size,
-        repeats=repeats,
-        hazard_ratio=ratio[kept],
-        rmst_difference=difference[kept],
-        p_value=p_value[kept],
-        rmst_months=rmst_months,
-        shared=shared,
-    )
-
-
-def _trial_members(draw: Ints, size: int, repeats: int, rng: np.random.Generator) -> tuple[Ints, bool]:
-    """Rows of each trial's patients (repeats, size), and whether they share a draw."""
-    order = np.argsort(draw, kind="stable")
-    _, start, many = np.unique(draw[order], return_index=True, return_counts=True)
-    large = many >= size
-    if not large.any():
-        start, many, order = np.array([0]), np.array([draw.size]), np.arange(draw.size)
-    else:
-        start, many = start[large], many[large]
-    which = rng.choice(many.size, size=repeats, p=many / many.sum())
-    # without replacement: the j-th patient is one of those left, counted past the ones taken before
-    taken = np.empty((repeats, size), dtype=np.int64)
-    for j in range(size):
-        place = rng.integers(many[which] - j)
-        for before in np.sort(taken[:, :j], axis=1).T:
-            place += place >= before
-        taken[:, j] = place
-    return order[start[which][:, None] + taken], bool(large.any())
-
-
-def log_rank(days: Floats, event: Flags, group: Flags) -> tuple[Floats, Floats]:
-    """Log-rank test of many small trials at once.
-
-    Parameters
-    ----------
-    days, event, group
-        (trials, size): time, whether it ended in an event, and whether the patient is of the first group.
-
-    Returns
-    -------
-    ratio : ndarray
-        (trials,) hazard ratio of the first group to the rest: observed over expected events of one over the other's.
-    p_value : ndarray
-        (trials,) two-sided, chi-squared of one degree of freedom; NaN where a group is empty or nothing can be learnt.
-        With ten patients that approximation is loose: without any effect it falls below 0.05 in 5 to 9 % of trials.
-    """
-    # for the event of patient i: who is at risk then, and how many of them are of the group
-    at_risk = days[:, None, :] >= days[:, :, None]
-    same = (days[:, None, :] == days[:, :, None]) & event[:, None, :]
-    risk = at_risk.sum(axis=2).astype(np.float64)
-    of_group = (at_risk & group[:, None, :]).sum(axis=2)
-    tied = same.sum(axis=2).astype(np.float64)
-    # each tied event carries its share of the time's expectation and variance
-    weight = np.where(event, 1.0, 0.0)
-    share = of_group / risk
-    expected = (weight * share).sum(axis=1)
-    loss = np.where(risk > 1, (risk - tied) / np.maximum(risk - 1, 1), 0.0)
-    variance = (weight * share * (1 - share) * loss).sum(axis=1)
-    observed, total = (event & group).sum(axis=1), event.sum(axis=1)
-    told = variance > 1e-12
-    z = np.divide(observed - expected, np.sqrt(np.maximum(variance, 1e-12)))
-    p_value = np.where(told, 2 * stats.norm.sf(np.abs(z)), np.nan)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = (observed / expected) / ((total - observed) / (total - expected))
-    return ratio, p_value
-
-
-# --------------------------------------------------------------------------------------------------- table
-
-#: Columns of `survival.csv`.
-SURVIVAL_COLUMNS: Final = ("scenario", "world", "measure", "months", "n", "value", "low", "high", "mc_error", "remark")
-
-
-def survival_table(
-    parts: Iterable[tuple[str, str, pd.DataFrame]],
-    *,
-    rng: np.random.Generator,
-    level: float = 0.95,
-    trial_size: int = 10,
-    follow_up_months: float | None = None,
-    at_most: int = AT_MOST,
-) -> pd.DataFrame:
-    """How the first duration goes with second PFS, in every scenario and world, and what trials of ten would find.
-
-    Parameters
-    ----------
-    parts
-        Scenario, world and its outcomes, read one at a time.
-    rng
-        Draws subsamples and trials.
-    level
-        Of the intervals.
-    trial_size
-        Patients of a virtual trial.
-    follow_up_months
-        End of follow-up, if it is to be earlier than simulated.
-    at_most
-        Patients that Cox, failure-time models and concordance see (`subsample`).
-
-    Returns
-    -------
-    DataFrame
-        Columns `SURVIVAL_COLUMNS`; what a table is too small, or followed too shortly, to tell has no row. The rows of
-        virtual trials give the median trial and the central interval over trials.
-    """
-    rows: list[dict[str, object]] = []
-    for scenario, world, frame in parts:
-        pairs = pairs_of(frame, follow_up_months=follow_up_months)
-        for measure, months, figure, remark in _figures(pairs, rng, level, trial_size, at_most):
-            row = {"scenario": scenario, "world": world, "measure": measure, "months": months}
-            rows.append(row | {**asdict(figure), "remark": remark})
-    return pd.DataFrame(rows, columns=list(SURVIVAL_COLUMNS))
-
-
-def _figures(
-    pairs: Pairs, rng: np.random.Generator, level: float, trial_size: int, at_most: int
-) -> Iterator[tuple[str, float, Estimate, str]]:
-    ends = pairs.days[~pairs.event].min(initial=np.inf) / DAYS_PER_MONTH * (1 + 1e-6)
-    reached = [months for months in AUC_MONTHS if months <= ends]
-    longest = max(reached, default=float(ends))
-    if pairs.days.size == 0:
-        return
-    found = durable_against_early(pairs, rng=rng, rmst_months=longest, level=level, at_most=at_most)
-    if found is not None:
-        told = "spread between draws not known" if np.isnan(found.between) else f"sd {found.between:.2f} between draws"
-        yield "hazard ratio, durable to early", float("nan"), found.hazard_ratio, f"Cox, {found.fitted} fitted, {told}"
-        aic = ", ".join(f"AIC {value:.1f} {name}" for name, value in found.aic.items())
-        yield f"time ratio, durable to early ({found.model})", float("nan"), found.time_ratio, aic
-        yield "RMST difference, durable less early", longest, found.rmst_difference, "months"
-    sampled = f"of {min(at_most, pairs.days.size)} patients"
-    yield (
-        "concordance of first duration",
-        float("nan"),
-        concordance(pairs, rng=rng, level=level, at_most=at_most),
-        sampled,
-    )
-    for months in reached:
-        yield "AUC of first duration", months, auc_at(pairs, months=months, level=level), "cumulative/dynamic"
-    if pairs.days.size >= trial_size:
-        trials = virtual_trials(pairs, rng=rng, size=trial_size, rmst_months=longest)
-        yield from _trial_figures(trials, level)
-
-
-def _trial_figures(trials: "Trials", level: float) -> Iterator[tuple[str, float, Estimate, str]]:
-    of_size, whose = f"trials of {trials.size}", "" if trials.shared else "patients of a trial do not share a draw"
-    many = trials.p_value.size
-    for measure, months, values in (
-        ("hazard ratio, durable to others", float("nan"), trials.hazard_ratio),
-        ("RMST difference, durable less others", trials.rmst_months, trials.rmst_difference),
-    ):
-        low, high = trials.interval(values, level)
-        middle = trials.interval(values, 0.0)[0]
-        figure = Estimate(value=middle, low=low, high=high, mc_error=float("nan"), n=many)
-        yield f"{of_size}: {measure}", months, figure, whose
-    for measure, flags in (
-        ("both groups present and events to compare", np.arange(trials.repeats) < many),
-        (f"log-rank p < {ALPHA:g}", trials.p_value < ALPHA),
-        ("hazard ratio above 1", trials.hazard_ratio > 1),
-    ):
-        yield f"{of_size}: {measure}", float("nan"), proportion(flags, np.arange(flags.size), level), whose

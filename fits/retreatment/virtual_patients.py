@@ -12,7 +12,7 @@ estimated numbers have taken up its share of the scatter between patients.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, Protocol, Self
 
@@ -194,6 +194,11 @@ class SampledPopulation:
     def n_draws(self) -> int:
         """Number of draws of the population."""
         return int(self.centre.shape[0])
+
+    @property
+    def typical(self) -> "SampledPopulation":
+        """The same draws without any difference between patients or infusions: the typical patient of each."""
+        return replace(self, spread=np.zeros_like(self.spread), occasion_sd=np.zeros_like(self.occasion_sd))
 
     def sample(self, n: int, rng: np.random.Generator, *, first: int = 0) -> VirtualPatients:
         """Draw n virtual patients.

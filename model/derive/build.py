@@ -83,9 +83,24 @@ class Kernel:
         """What the solvers need to know of the model (`kernels.interface`)."""
         return _table(self.module)
 
-    def simulate(self, theta: Any, *args: Any, land: bool = True, since: Any = None) -> None:
-        """Read-outs of patients: `kernels.driver.simulate`, without its first argument."""
-        self.solver.simulate(self.table, theta, *args, land, np.zeros(len(theta)) if since is None else since)
+    def simulate(self, theta: Any, *args: Any, land: bool = True, since: Any = None, watch: Any = None) -> None:
+        """Read-outs of patients: `kernels.driver.simulate`, without its first argument.
+
+        ``since`` (n,) is 0 if left out; ``watch`` holds the four arrays by which a patient may stop early.
+        """
+        n = len(theta)
+        threads = numba.get_num_threads()
+        # long enough that few lanes idle at a chunk's end, short enough for all threads
+        share = n if threads == 1 else n // (8 * threads)
+        self.solver.simulate(
+            self.table,
+            theta,
+            *args,
+            land,
+            np.zeros(n) if since is None else since,
+            *((np.empty(0), np.empty(0, np.int64), np.empty(n, np.int64), np.empty(n)) if watch is None else watch),
+            max(64, min(512, share)),
+        )
 
     def loglik_grad(self, *args: Any) -> None:
         """Log-likelihoods and gradients: `kernels.driver.loglik_grad`, without its first argument."""

@@ -78,6 +78,7 @@ def loglik_grad(
     g_h = np.empty((n, m, nh))
     out = np.empty((1, 1, 1))
     land = n >= 0  # not the constant, for which Numba would compile `forward` once more
+    nothing, nowhere, no_table = np.empty(0), np.empty(0, np.int64), np.empty((0, 0))
     loglik.fill(0.0)
     grad.fill(0.0)
     for first in range(0, order.size, wave):
@@ -85,7 +86,7 @@ def loglik_grad(
         last.fill(-1)
         attempts = forward(
             model, group, theta, ev_time, ev_code, n_ev, ob_time, ob_kind, ob_family, ob_value, n_ob,
-            tol, max_steps, land, stages, hs, ts, c, held,
+            tol, max_steps, land, nothing, nothing, nowhere, nowhere, nothing, no_table, stages, hs, ts, c, held,
             ev_step, ev_y, ev_h, ob_step, ob_x, g_y, g_h, route, end_h, last, out, loglik, grad, status,
         )  # fmt: skip
         if adjoint:
@@ -125,17 +126,23 @@ def simulate(
     status: Any,
     land: bool,
     since: Any,
+    watch: Any,
+    visits: Any,
+    latest: Any,
+    growth: Any,
+    chunk: int,
 ) -> None:
     """Read-outs of all patients at ``times`` (T,): writes ``out`` (n, T, nr), NaN if unsolved, ``status``.
 
-    Patient ``i`` counts the times from day ``since[i]`` (n,); ``land`` as in `forward`.
+    Patient ``i`` counts the times from day ``since[i]`` (n,); ``land`` as in `forward`. Where there is a ``watch``, a
+    patient is simulated until what is judged is `records.decided` by it, ``visits`` (T,), ``latest`` and ``growth``
+    (n,); at the later times stands what was found at the last.
+    A thread takes ``chunk`` patients at a time.
     """
     ns, nh, nc = model[NS], model[NH], model[NC]
     n = theta.shape[0]
     m = times.size
     e = max(ev_time.shape[1], 1)
-    # long enough that few lanes idle at a chunk's end, short enough for all threads
-    chunk = max(64, min(512, n // 16))
     for block in prange((n + chunk - 1) // chunk):
         low = block * chunk
         high = min(n, low + chunk)
@@ -154,6 +161,7 @@ def simulate(
         forward(
             model, np.arange(b), theta[low:high], ev_time[low:high], ev_code[low:high], n_ev[low:high], ob_time,
             whole, whole, real, n_ob, tol, max_steps, land,
+            times, watch, visits, latest[low:high], growth[low:high], np.empty((b, 3)),
             lane_room(SLOTS * ns), np.empty(0), np.empty(0), lane_array(nc, 0.0), np.zeros((WIDTH, nh)),
             ev_step, ev_y, ev_h, ob_step, np.empty((b, m)), g_y, g_h,
             np.empty((1, 2), np.int64), np.empty((1, nh)), np.empty(1, np.int64),
@@ -166,6 +174,9 @@ def simulate(
                     whole, whole, real, n_ob, tol, max_steps, never,
                     ev_step, ev_y, ev_h, ob_step, g_y, g_h, out[low:high], loglik, grad, status[low:high],
                 )  # fmt: skip
+            for j in range(n_ob[p], m):
+                for i in range(out.shape[2]):
+                    out[low + p, j, i] = out[low + p, n_ob[p] - 1, i]
 
 
 def loglik_grad_entry(

@@ -39,6 +39,7 @@ from .records import (
     SOLVED,
     STEP_LIMIT,
     STEP_TOO_SMALL,
+    decided,
     get,
     lane_array,
     put,
@@ -102,6 +103,12 @@ def forward(
     tol: float,
     max_steps: int,
     land: bool,
+    since_begin: Any,
+    watch: Any,
+    visits: Any,
+    latest: Any,
+    growth: Any,
+    found: Any,
     stages: Any,
     hs: Any,
     ts: Any,
@@ -126,10 +133,12 @@ def forward(
 
     A lane whose patient is done takes the next one. For the reverse sweep, ``route`` holds the attempt after which each
     patient began and who had its lane before (-1: nobody), ``end_h`` what was held at its end, and ``last`` the last
-    patient of each lane. With ``land``, steps end on observations where they would pass only one. Returns the number of
-    attempts.
+    patient of each lane. With ``land``, steps end on observations where they would pass only one. Where there is a
+    ``watch``, a patient whose read-outs are `decided` gets no more of them, and ``n_ob`` says how many there are.
+    Returns the number of attempts.
     """
     taped = hs.size > 0
+    watched = watch.size > 0
     ns, nh, nc, nr = model[NS], model[NH], model[NC], model[NR]
     k = lane_array(SLOTS * ns, 0.0)
     t = lane_array(1, 0.0)
@@ -215,6 +224,8 @@ def forward(
                     g_y, g_h, loglik, grad, pair, pair_bar,
                 )  # fmt: skip
                 next_ob[lane] += 1
+                if watched and decided(out, p, j, since_begin, watch, visits, latest, growth, found):
+                    n_ob[p] = j + 1
             finite = True
             for i in range(ns):
                 finite = finite and np.isfinite(y[i])
@@ -322,6 +333,8 @@ def forward(
                     g_y, g_h, loglik, grad, pair, pair_bar,
                 )  # fmt: skip
                 next_ob[lane] += 1
+                if watched and decided(out, p, j, since_begin, watch, visits, latest, growth, found):
+                    n_ob[p] = j + 1
             look_ahead(ob_time[p], next_ob[lane], n_ob[p], land, lane, visit, later)
             if next_ob[lane] >= n_ob[p]:
                 stop[lane] = t_new

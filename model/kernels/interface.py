@@ -57,6 +57,12 @@ NS, NH, NT, NC, NR, SCALE = range(6)  # SCALE: address of the states' scales (se
 ) = range(6, 6 + len(FUNCTIONS))
 
 
+#: Places in ``watch``, the rules by which a simulation may stop (`model.stopping`); empty: it never does.
+(
+    WATCH_PROTEIN, WATCH_CELLS, WATCH_RATIO, WATCH_RISE, WATCH_RISE_HIGH, WATCH_HIGH_NADIR, WATCH_CONFIRM,
+    WATCH_MEASURABLE, WATCH_ROUNDING, WATCH_FIRST, WATCH_END, WATCH_LIMIT, WATCH_SIZE,
+) = range(13)  # fmt: skip
+
 TABLE_SIZE = 6 + len(FUNCTIONS)
 
 #: Of `kernels.driver.loglik_grad` behind a C address: the table, arrays, sizes, tolerance, steps, adjoint or not.

@@ -9,7 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from .interface import OBSERVE, OBSERVE_PULLBACK, READOUT, call
+from .interface import (
+    OBSERVE,
+    OBSERVE_PULLBACK,
+    READOUT,
+    WATCH_CELLS,
+    WATCH_CONFIRM,
+    WATCH_END,
+    WATCH_FIRST,
+    WATCH_HIGH_NADIR,
+    WATCH_LIMIT,
+    WATCH_MEASURABLE,
+    WATCH_PROTEIN,
+    WATCH_RATIO,
+    WATCH_RISE,
+    WATCH_RISE_HIGH,
+    WATCH_ROUNDING,
+    call,
+)
 from .lanes import WIDTH
 from .policy import kernel, leaf
 from .stub import density
@@ -84,3 +101,33 @@ def record(
         call(model[OBSERVE_PULLBACK], ob_kind[p, j], t, y, held, theta[p], pair_bar, g_y[p, j], g_h[p, j], grad[p])
     else:
         call(model[READOUT], t, y, held, theta[p], out[p, j])
+
+
+@leaf
+def decided(out: Any, p: int, j: int, times: Any, watch: Any, visits: Any, last: Any, growth: Any, seen: Any) -> bool:
+    """Whether read-outs after the ``j``-th of a patient cannot change what is judged (`model.stopping`).
+
+    So it is at the patient's ``last`` time, or once a visit has found progression and even the fastest ``growth`` of
+    the cells would leave them below the limit. ``seen`` (n, 3) keeps the nadir, whether the last visit met the rules
+    of progression, and whether it has been found.
+    """
+    if j >= last[p]:
+        return True
+    if watch[WATCH_PROTEIN] < 0.0:
+        return False
+    value = out[p, j, int(watch[WATCH_PROTEIN])]
+    if j == 0:
+        seen[p, 0], seen[p, 1] = value, 0.0
+        seen[p, 2] = 0.0 if value >= watch[WATCH_MEASURABLE] else -1.0
+        return False
+    if visits[j] != 0:
+        rise = watch[WATCH_RISE_HIGH] if seen[p, 0] >= watch[WATCH_HIGH_NADIR] else watch[WATCH_RISE]
+        slack = watch[WATCH_ROUNDING] * abs(value)
+        met = value >= watch[WATCH_RATIO] * seen[p, 0] - slack and value - seen[p, 0] >= rise - slack
+        if met and seen[p, 2] == 0.0 and (watch[WATCH_CONFIRM] == 0.0 or seen[p, 1] > 0.0):
+            seen[p, 2] = 1.0
+        seen[p, 0], seen[p, 1] = min(seen[p, 0], value), 1.0 if met else 0.0
+    if seen[p, 2] <= 0.0 or times[j] < watch[WATCH_FIRST]:
+        return False
+    most = watch[WATCH_LIMIT] * np.exp(-growth[p] * max(watch[WATCH_END] - times[j], 0.0))
+    return bool(out[p, j, int(watch[WATCH_CELLS])] < most)

@@ -1,7 +1,9 @@
 """The report: one file, everything inside, nothing said that the data do not carry; and the two commands."""
 
+import base64
 import dataclasses
 import itertools
+import json
 import re
 from html.parser import HTMLParser
 
@@ -14,6 +16,8 @@ from reinfuse.fits.figures.plates import draw_all
 from reinfuse.fits.hypotheses import standing
 from reinfuse.fits.report import words
 from reinfuse.fits.report.build import build_report, render
+from reinfuse.fits.report.retreatment import read_retreatment
+from reinfuse.model.errors import ReinfuseError
 from reinfuse.scripts import diagnose, report
 from reinfuse.scripts._shell import NotTrusted, guarded
 
@@ -276,3 +280,67 @@ class TestCommands:
         assert guarded(lambda: command(tmp_path)) == 2
         assert "not a run folder" in capsys.readouterr().err
         assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+#: One white pixel.
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8/x8AAwMCAO+ip1sAAAAASUVORK5CYII="
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    """A folder as `reinfuse retreat` leaves it, with little in it."""
+    folder = tmp_path / "retreat"
+    (folder / "figures").mkdir(parents=True)
+    (folder / "figures" / "waterfall.png").write_bytes(base64.b64decode(PNG))
+    record = {
+        "kind": "retreat",
+        "cohort_sha256": "a" * 64,
+        "source": "posterior of the run myrun",
+        "words": {"Which arm": ["The second product gains 7.4 months."]},
+        "caveats": ["The hypotheses are assumptions of the scenario."],
+    }
+    (folder / "run.json").write_text(json.dumps(record))
+    row = {
+        "scenario": "sequential",
+        "group": "all",
+        "unit": "proportion",
+        "n": 99,
+        "low": 0.5,
+        "high": 0.7,
+        "mc_error": 0,
+    }
+    rows = [
+        row | {"world": world, "course": course, "measure": "ORR", "value": value}
+        for world, course, value in (("stacked", 1, 0.11), ("stacked", 2, 0.62), ("as assumed", 2, 0.33))
+    ]
+    pd.DataFrame([*rows, rows[1] | {"group": "durable", "value": 0.77}]).to_csv(folder / "summary.csv", index=False)
+    return folder
+
+
+class TestSecondInfusions:
+    def test_an_experiment_is_shown_in_figures_and_words(self, found, experiment):
+        html = render(found, name="r", plates=[], retreatment=read_retreatment(experiment))
+        section = Page(html).sections["retreatment"]
+        assert "0.62" in section
+        assert not {"0.11", "0.33", "0.77"} & set(section.split()), "the second course of everybody, stacked, alone"
+        assert "gains 7.4 months" in section
+        assert "assumptions of the scenario" in section
+        assert words.DISCLAIMER in section
+        assert PNG in html
+
+    def test_without_one_there_is_no_section(self, found):
+        page = Page(render(found, name="r", plates=[]))
+        assert "retreatment" not in page.ids
+        assert ("a", "#retreatment") not in page.addresses
+
+    def test_that_of_another_cohort_is_refused(self, experiment):
+        with pytest.raises(ReinfuseError, match="another cohort"):
+            read_retreatment(experiment, cohort_sha256="b" * 64)
+        assert read_retreatment(experiment, cohort_sha256="a" * 64).source
+
+    def test_what_is_no_experiment_is_refused(self, tmp_path, experiment):
+        with pytest.raises(ReinfuseError, match="cannot be read"):
+            read_retreatment(tmp_path)
+        (experiment / "run.json").write_text('{"kind": "sensitivity"}')
+        with pytest.raises(ReinfuseError, match="'sensitivity'"):
+            read_retreatment(experiment)

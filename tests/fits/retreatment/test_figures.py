@@ -4,7 +4,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from reinfuse.fits.figures import retreatment as draw
-from reinfuse.fits.retreatment import anchor, survival
+from reinfuse.fits.retreatment import anchor, survival, virtual_trials
 from reinfuse.fits.retreatment.statistics import trial_counts
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.parameters import DAYS_PER_MONTH
@@ -206,7 +206,7 @@ def test_the_waterfall_falls():
 
 
 def test_the_spread_of_virtual_trials_holds_every_trial(two):
-    trials = survival.virtual_trials(
+    trials = virtual_trials.virtual_trials(
         survival.pairs_of(two), rng=np.random.default_rng(0), size=6, repeats=200, rmst_months=24.0
     )
     figure = draw.virtual_trials(trials, truth=(0.5, 4.0))
@@ -217,6 +217,6 @@ def test_the_spread_of_virtual_trials_holds_every_trial(two):
     assert any("What a study of 6 would find" in text for text in texts(figure))
     assert {"all virtual patients", "no difference"} <= texts(figure)
     with pytest.raises(ReinfuseError, match="nothing to draw"):
-        draw.virtual_trials(survival.virtual_trials(
+        draw.virtual_trials(virtual_trials.virtual_trials(
             survival.pairs_of(two.assign(pfs_days_1=1000.0, dor_days_1=1000.0)), rng=np.random.default_rng(0)
         ))  # fmt: skip

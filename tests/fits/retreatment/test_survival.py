@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from lifelines import KaplanMeierFitter
 from lifelines.statistics import logrank_test
+from scipy import stats
 
-from reinfuse.fits.retreatment import survival
+from reinfuse.fits.retreatment import survival, survival_table, virtual_trials
 from reinfuse.fits.retreatment.survival import Pairs, pairs_of
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.parameters import DAYS_PER_MONTH
@@ -147,7 +148,7 @@ def test_follow_up_that_ends_before_is_refused():
     with pytest.raises(ReinfuseError, match="second_horizon_months"):
         survival.auc_at(pairs, months=24.0)
     with pytest.raises(ReinfuseError, match="second_horizon_months"):
-        survival.virtual_trials(pairs, rng=rng())
+        virtual_trials.virtual_trials(pairs, rng=rng())
 
 
 def test_many_log_rank_tests_are_those_of_lifelines():
@@ -155,7 +156,7 @@ def test_many_log_rank_tests_are_those_of_lifelines():
     days = random.integers(1, 9, size=(40, 10)).astype(float)  # many ties
     event, group = random.random((40, 10)) < 0.7, random.random((40, 10)) < 0.5
     group[0] = True
-    ratio, p_value = survival.log_rank(days, event, group)
+    ratio, p_value = virtual_trials.log_rank(days, event, group)
     assert np.isnan(p_value[0]), "one group alone cannot be compared"
     for k in range(1, 40):
         with warnings.catch_warnings():
@@ -165,9 +166,49 @@ def test_many_log_rank_tests_are_those_of_lifelines():
     assert ((ratio[1:] > 0) | ((event & group)[1:].sum(axis=1) == 0)).all()
 
 
+class TestExactLogRank:
+    def test_groups_that_lie_apart_have_the_least_value_there_is(self):
+        days = np.arange(1.0, 11.0)[None]
+        group, event = (days > 5), np.ones((1, 10), dtype=bool)
+        p_value = virtual_trials.exact_log_rank(days, event, group, rng=rng())
+        assert p_value[0] == pytest.approx(2 / 252)
+
+    def test_it_is_the_permutation_test_of_the_log_rank_numerator(self):
+        random = np.random.default_rng(6)
+        days = random.integers(1, 6, size=(6, 8)).astype(float)
+        event, group = random.random((6, 8)) < 0.7, np.arange(8)[None] < random.integers(2, 6, size=(6, 1))
+        found = virtual_trials.exact_log_rank(days, event, group, rng=rng())
+        for k in range(6):
+
+            def excess(mine, other, k=k):
+                labels = np.zeros(8, dtype=bool)
+                labels[mine.astype(int)] = True
+                at_risk = [days[k] >= time for time in days[k]]
+                expected = sum((labels & r).sum() / r.sum() for r, e in zip(at_risk, event[k], strict=True) if e)
+                return abs((event[k] & labels).sum() - expected)
+
+            rows = np.arange(8.0)
+            there = stats.permutation_test(
+                (rows[group[k]], rows[~group[k]]), excess, alternative="greater", n_resamples=np.inf, vectorized=False
+            )
+            assert found[k] == pytest.approx(there.pvalue, abs=1e-9)
+
+    def test_drawn_exchanges_agree_with_the_approximation_of_large_trials(self):
+        random = np.random.default_rng(7)
+        days, event = random.exponential(10.0, (30, 60)), random.random((30, 60)) < 0.8
+        group = np.tile(np.arange(60) < 25, (30, 1))
+        exact = virtual_trials.exact_log_rank(days, event, group, rng=rng())
+        np.testing.assert_allclose(exact, virtual_trials.log_rank(days, event, group)[1], atol=0.05)
+
+    def test_nothing_to_compare_has_no_value(self):
+        days, event = np.ones((2, 4)), np.zeros((2, 4), dtype=bool)
+        group = np.array([[True] * 4, [True, False, True, False]])
+        assert np.isnan(virtual_trials.exact_log_rank(days, event, group, rng=rng())).all()
+
+
 def test_log_rank_ratio_of_a_large_trial_is_the_hazard_ratio():
     pairs = exponential(n=1500)
-    ratio, p_value = survival.log_rank(pairs.days[None], pairs.event[None], pairs.durable[None])
+    ratio, p_value = virtual_trials.log_rank(pairs.days[None], pairs.event[None], pairs.durable[None])
     assert ratio[0] == pytest.approx(DURABLE / EARLY, rel=0.15)
     assert p_value[0] < 1e-10
 
@@ -176,9 +217,10 @@ def test_trials_of_ten_under_no_effect_are_wrong_as_often_as_they_should():
     pairs = exponential()
     nothing = Pairs(first=np.random.default_rng(2).permutation(pairs.first), days=pairs.days, event=pairs.event,
                     draw=pairs.draw)  # fmt: skip
-    trials = survival.virtual_trials(nothing, rng=rng(), repeats=4000)
+    trials = virtual_trials.virtual_trials(nothing, rng=rng(), repeats=4000)
     assert trials.shared
-    assert 0.03 < trials.significant < 0.08
+    error = np.sqrt(0.05 * 0.95 / trials.p_value.size)
+    assert 0.01 < trials.significant < 0.05 + 3 * error, "an exact test keeps its size"
     assert trials.wrong_way == pytest.approx(0.5, abs=0.05)
     assert trials.comparable > 0.99
     assert np.median(trials.rmst_difference) == pytest.approx(0.0, abs=0.5)
@@ -186,7 +228,7 @@ def test_trials_of_ten_under_no_effect_are_wrong_as_often_as_they_should():
 
 def test_larger_trials_see_more():
     pairs = exponential(n=8000)
-    small, large = (survival.virtual_trials(pairs, rng=rng(), size=size, repeats=1000) for size in (10, 40))
+    small, large = (virtual_trials.virtual_trials(pairs, rng=rng(), size=size, repeats=1000) for size in (10, 40))
     assert small.significant < 0.5 * large.significant
     assert large.wrong_way < small.wrong_way
     narrow, wide = large.interval(large.rmst_difference), small.interval(small.rmst_difference)
@@ -197,20 +239,20 @@ def test_larger_trials_see_more():
 
 def test_patients_of_a_trial_share_a_draw_and_are_different():
     draw = np.repeat(np.arange(20), 12)
-    rows, shared = survival._trial_members(draw, 10, 500, rng())
+    rows, shared = virtual_trials._trial_members(draw, 10, 500, rng())
     assert shared
     assert (np.ptp(draw[rows], axis=1) == 0).all()
     assert all(np.unique(trial).size == 10 for trial in rows)
     counts = np.bincount(rows.ravel(), minlength=240)
     assert counts.min() > 5, "everybody is drawn sooner or later"
-    rows, shared = survival._trial_members(np.arange(30), 10, 5, rng())
+    rows, shared = virtual_trials._trial_members(np.arange(30), 10, 5, rng())
     assert not shared
     assert all(np.unique(trial).size == 10 for trial in rows)
 
 
 def test_trials_of_more_patients_than_there_are_are_refused():
     with pytest.raises(ReinfuseError, match="virtual trials"):
-        survival.virtual_trials(exponential(n=8), rng=rng())
+        virtual_trials.virtual_trials(exponential(n=8), rng=rng())
 
 
 def outcomes(pairs):
@@ -247,14 +289,14 @@ def test_pairs_of_a_table_take_the_first_pfs_where_there_is_no_response():
 
 
 def test_the_table_names_all_that_can_be_told():
-    table = survival.survival_table([("a", "x", outcomes(exponential(n=2000)))], rng=rng())
-    assert tuple(table.columns) == survival.SURVIVAL_COLUMNS
+    table = survival_table.survival_table([("a", "x", outcomes(exponential(n=2000)))], rng=rng())
+    assert tuple(table.columns) == survival_table.SURVIVAL_COLUMNS
     by_measure = table.set_index("measure")
     assert by_measure.loc["hazard ratio, durable to early", "value"] == pytest.approx(0.4, rel=0.2)
     assert table[table["measure"] == "AUC of first duration"]["months"].tolist() == [6.0, 12.0, 24.0]
     trial = by_measure.loc["trials of 10: hazard ratio, durable to others"]
     assert trial["low"] < 0.4 < trial["high"]
     assert trial["high"] > 1, "ten patients cannot tell"
-    short = survival.survival_table([("a", "x", outcomes(exponential(n=500, end=13.0)))], rng=rng())
+    short = survival_table.survival_table([("a", "x", outcomes(exponential(n=500, end=13.0)))], rng=rng())
     assert short[short["measure"] == "AUC of first duration"]["months"].tolist() == [6.0, 12.0]
-    assert survival.survival_table([("a", "x", outcomes(exponential(n=5)).head(0))], rng=rng()).empty
+    assert survival_table.survival_table([("a", "x", outcomes(exponential(n=5)).head(0))], rng=rng()).empty
