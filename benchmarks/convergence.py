@@ -154,7 +154,7 @@ def picture(records: list[Record]) -> Figure:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--sizes", type=int, nargs="*", default=SIZES)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--cohort", type=Path, metavar="FILE", help="a cohort of your own, too")
     parser.add_argument("--name", default="own cohort", help="how the tables call it")
@@ -169,6 +169,7 @@ def main() -> None:
         key = {"cohort": name, "seed": seed, "settings": settings.as_dict()}
         if any(all(r.get(k) == v for k, v in key.items()) for r in records):
             continue
+        records = [r for r in records if (r["cohort"], r["seed"]) != (name, seed)]  # of other settings
         problem = cohort_of(size, seed) if size else pose(read_cohort(chosen.cohort))
         found = fit(problem, settings, chosen.cores)
         made = {"date": date.today().isoformat(), "versions": {p: version(p) for p in PACKAGES}}

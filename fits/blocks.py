@@ -3,10 +3,10 @@
 NUTS has one step size for everyone, and the oddest patient of a cohort sets it. But given the population, patients are
 independent. A sweep has four moves, each of which leaves the posterior invariant:
 
-1. *Joint*: a Hamiltonian trajectory of population and patients, on which the few patients whose geometry allows only
-   short steps take finer ones (see `joint`).
+1. *Joint*: a Hamiltonian trajectory of population and patients (see `joint`).
 2. *Patients*: each takes a trajectory of its deviations given the population, with its own step size and its own
-   acceptance.
+   acceptance; the few whose geometry allows only short steps take a long one besides, with steps of all sizes, for
+   where a ridge bends or narrows still shorter ones are needed.
 3. *Jumps*: each patient jumps by its own states of the warm-up (see `archive`), the more often the less often it gets
    away, and within its prior.
 4. *Spread*: given every patient's own parameters (population value plus deviation), the likelihood no longer speaks:
@@ -30,17 +30,19 @@ from reinfuse.model.kernels.lanes import WIDTH
 from .archive import Archive, independent, within_prior
 from .conditional import Conditional
 from .coordinates import Coordinates, Floats
-from .geometry import Posterior
+from .geometry import Posterior, Regression, regressions
 from .joint import Joint
 
 #: Arrays by name, as they go to a file.
 type State = Mapping[str, NDArray[Any]]
 
 PATIENT_LEAPFROGS: Final = 5
+LONG_LEAPFROGS: Final = 20  # of patients with short steps
+SHORTER: Final = 0.1  # times a patient's own step: the shortest of such a trajectory
 PATIENT_LONGEST: Final = 0.6  # of a step, in units of a patient's site
-JOINT_STEPS: Final = 10
+JOINT_STEPS: Final = 25
 JOINT_LONGEST: Final = 0.8
-JOINT_TARGET: Final = 0.65
+JOINT_TARGET: Final = 0.8
 TARGET: Final = 0.85  # acceptance of patients
 SPREAD_STEPS: Final = 3
 JUMPS: Final = 4  # of a patient to earlier states in a sweep, at first
@@ -87,43 +89,6 @@ class DualAveraging:
         self.step = np.exp(self._smooth)
 
 
-@dataclass(frozen=True)
-class Regression:
-    """Patients' own values of one effect: ``X gamma + deviation``; ``columns`` are places of gamma in ``h``."""
-
-    effect: int
-    columns: NDArray[np.int64]
-    matrix: Floats
-
-
-def regressions(posterior: Posterior) -> list[Regression]:
-    """For each random effect, the population values and product effects that shift it.
-
-    Where every patient has one infusion, a product effect on an infusion's multiplier (fitness on rho, gate on tg,
-    potency on KE) shifts the patient's own value just the same: the model knows only the product of the two.
-    """
-    problem, made = posterior.problem, posterior.design
-    found = []
-    for k, name in enumerate(problem.random):
-        c = problem.column(name)
-        if c is None:
-            continue
-        columns = [d for d in range(posterior.d) if made.by_population[:, c, d].any()]
-        matrix = [made.by_population[:, c, d] for d in columns]
-        for e, effect in enumerate(problem.effects):
-            slot = problem.column(f"{effect.slot_field}_1")
-            if effect.parameter == name and effect.slot_field is None:
-                x = made.by_effect[:, c, e]
-            elif effect.parameter == name and problem.slots == 1 and slot is not None:
-                x = made.by_effect[:, slot, e]
-            else:
-                continue
-            columns.append(posterior.d + posterior.spreads + e)
-            matrix.append(x)
-        found.append(Regression(k, np.array(columns, dtype=np.int64), np.array(matrix).reshape(-1, problem.n).T))
-    return found
-
-
 @dataclass
 class Sampler:
     """One chain: population ``h``, deviations ``b``, and what it has learnt."""
@@ -164,7 +129,6 @@ class Sampler:
         found |= {
             "tried": np.array(self.tried),
             "scale": self.coordinates.scale,
-            "hard": self.joint.hard,
             "speed": self.joint.speed,
         }
         if self._known is not None:
@@ -181,7 +145,7 @@ class Sampler:
             setattr(self, name, state[name].copy())
         self.tried = int(state["tried"])
         self._rescale(state["scale"].copy())
-        self.joint.take(state["hard"].copy(), state["speed"].copy())
+        self.joint.speed = state["speed"].copy()
         self._known = (state["known"].copy(), state["known_slope"].copy()) if "known" in state else None
         for name in ADAPTED:
             adapted = getattr(self, name)
@@ -231,21 +195,34 @@ class Sampler:
 
     def patients(self, tune: bool) -> tuple[Floats, int]:
         """A trajectory of every patient's deviations, given the population."""
-        n, _ = self.b.shape
-        loglik, slope = self._likelihood()
-        density = self.posterior.conditional(self.h)
-        momentum = self.rng.standard_normal(self.b.shape)
-        step = self.steps.step * self.rng.uniform(0.8, 1.2, n)
-        root = self.coordinates.roots(self.h)
-        y, p, new, new_slope = density.trajectory(self.b, slope, momentum, step, root, PATIENT_LEAPFROGS)
-        error = density.energy_error((self.b, momentum, loglik), (y, p, new))
-        chance = np.exp(np.minimum(-error, 0.0))
-        accepted = self.rng.uniform(size=n) < chance
-        self.b = np.where(accepted[:, None], y, self.b)
-        self._known = np.where(accepted, new, loglik), np.where(accepted[:, None], new_slope, slope)
+        step = self.steps.step * self.rng.uniform(0.8, 1.2, len(self.b))
+        chance, divergent = self._move_patients(None, step, PATIENT_LEAPFROGS)
         if tune:
             self.steps.update(chance)
-        return chance, int((error > DIVERGENT).sum())
+        return chance, divergent
+
+    def long_trajectories(self) -> tuple[Floats, int]:
+        """Long trajectories of the patients with the shortest steps (`narrow`): along narrow ridges."""
+        step = self.steps.step * np.exp(self.rng.uniform(math.log(SHORTER), 0.0, len(self.b)))
+        return self._move_patients(self.narrow, step, LONG_LEAPFROGS)
+
+    @property
+    def narrow(self) -> NDArray[np.int64]:
+        """Patients with the shortest steps: so many as are solved at once."""
+        return np.sort(np.argsort(self.steps.step, kind="stable")[:WIDTH]).astype(np.int64)
+
+    def _move_patients(self, who: NDArray[np.int64] | None, step: Floats, count: int) -> tuple[Floats, int]:
+        """Trajectories of some patients, all if None, of ``count`` steps (n,): chances to accept, how many diverged."""
+        density, loglik, slope = self.posterior.conditional(self.h, who), *self._likelihood()
+        moved = np.ones(len(self.b), dtype=bool) if who is None else np.isin(np.arange(len(self.b)), who)
+        momentum, root = self.rng.standard_normal(self.b.shape), self.coordinates.roots(self.h)
+        y, p, new, new_slope = density.trajectory(self.b, slope, momentum, step, root, count)
+        error = density.energy_error((self.b, momentum, loglik), (y, p, new))
+        chance = np.exp(np.minimum(-error, 0.0))
+        accepted = moved & (self.rng.uniform(size=len(self.b)) < chance)
+        self.b = np.where(accepted[:, None], y, self.b)
+        self._known = np.where(accepted, new, loglik), np.where(accepted[:, None], new_slope, slope)
+        return chance, int((error > DIVERGENT)[moved].sum())
 
     def jumps(self, tune: bool) -> None:
         """Metropolis steps of every patient that need no smooth path: along ridges, over plateaus, between modes."""
@@ -370,15 +347,16 @@ class Sampler:
         accepted, divergent = self.move_jointly(tune)
         self.spread()
         chance, more = self.patients(tune)
+        divergent += more + self.long_trajectories()[1]
         self.jumps(tune)
         self.spread()
-        divergent += more + self.patients(tune)[1]
+        divergent += self.patients(tune)[1] + self.long_trajectories()[1]
         self.spread()
         return {
             "diverging": float(divergent > 0),
             "divergent_trajectories": float(divergent),
-            "trajectories": float(1 + 2 * len(self.b)),
-            "n_steps": float(JOINT_STEPS + 2 * PATIENT_LEAPFROGS),
+            "trajectories": float(1 + 2 * (len(self.b) + len(self.narrow))),
+            "n_steps": float(JOINT_STEPS + 2 * (PATIENT_LEAPFROGS + LONG_LEAPFROGS)),
             "step_size": float(self.joint_step.step[0]),
             "mean_tree_accept": accepted,
             "patient_accept": float(chance.mean()) if chance.size else 1.0,

@@ -17,6 +17,8 @@ type Tick = Callable[[int], None]
 #: Offered the state at every draw and sweep of the warm-up; calls for it when it wants to keep it.
 type Save = Callable[[Callable[[], State]], None]
 
+FEWEST: Final = 60  # patients: a sweep of fewer is repeated, at most so often, for few patients mix worse and cost less
+MOST_REPEATS: Final = 3
 LEARN: Final = (1 / 6, 1 / 3, 1 / 2, 3 / 4, 1)  # parts of the warm-up after which the chain learns from it
 
 
@@ -29,7 +31,7 @@ class Chain:
     sampler
         At its start.
     draws, tune, thin
-        Kept draws, sweeps of the warm-up, sweeps per kept draw.
+        Kept draws, sweeps of the warm-up, sweeps per kept draw; each sweep is repeated in small cohorts.
     """
 
     sampler: Sampler
@@ -51,6 +53,11 @@ class Chain:
         """Done so far."""
         return self.warmed + self.drawn * self.thin
 
+    @property
+    def _repeats(self) -> int:
+        """How often a sweep is done where one is asked for."""
+        return min(max(FEWEST // max(len(self.sampler.b), 1), 1), MOST_REPEATS)
+
     def run(self, tick: Tick, save: Save) -> xr.Dataset:
         """All that is left of it; what `sample_chain` returns."""
         while self.warmed < self.tune:
@@ -67,7 +74,8 @@ class Chain:
     def _warm(self) -> None:
         """A sweep of the warm-up."""
         chain = self.sampler
-        chain.sweep(tune=True)
+        for _ in range(self._repeats):
+            chain.sweep(tune=True)
         self._visited.append((chain.h.copy(), chain.coordinates.standardised(chain.h, chain.b)))
         self.warmed += 1
         if self.warmed in {round(part * self.tune) for part in LEARN}:
@@ -80,7 +88,7 @@ class Chain:
         """From the states visited so far, the first third left out."""
         chain = self.sampler
         if self.warmed < self.tune:
-            chain.joint.divide(chain.steps.step)
+            chain.joint.weigh(chain.steps.step)
         if 2 * self.warmed < self.tune:
             return
         if self.warmed < self.tune:
@@ -98,7 +106,7 @@ class Chain:
     def _draw(self) -> None:
         """The sweeps of a kept draw."""
         chain, lay = self.sampler, self.sampler.coordinates.layout
-        swept = [chain.sweep(tune=False) for _ in range(self.thin)]
+        swept = [chain.sweep(tune=False) for _ in range(self.thin * self._repeats)]
         for name in swept[0]:
             values = [s[name] for s in swept]
             self.statistics.setdefault(name, []).append(_over_sweeps(name, values))
@@ -152,7 +160,7 @@ def sample_chain(
     draws, tune, seed
         Kept draws, warm-up sweeps; seed of this chain.
     thin
-        Sweeps per kept draw.
+        Sweeps per kept draw; each is repeated in small cohorts.
     tick
         Told of sweeps done, warm-up included.
     saved

@@ -85,7 +85,7 @@ class Coordinates:
             h, b, factor, mean, logdet = forward(w, self.centre, self.scale, *self.sites.arrays, lay.log_sd)
             value, gradient = log_density(_join(h, b, lay.hyper, lay.block))
             g_h, g_b = gradient[lay.hyper], gradient[lay.block]
-            back = backward(h, b, factor, mean, g_h, g_b, self.scale, *self.sites.arrays, lay.log_sd, 1.0)
+            back = backward(h, b, factor, mean, g_h, g_b, self.scale, *self.sites.arrays, lay.log_sd)
             return float(value) + logdet, back
 
         return target
@@ -187,9 +187,8 @@ def backward(
     linear: Floats,
     cross: Floats,
     log_sd: Integers,
-    jacobian: float,
 ) -> Floats:
-    """Gradient by ``w`` from those by population values and deviations; ``jacobian`` 1 adds that of its logarithm."""
+    """Gradient by ``w`` of a target and the log-Jacobian, from the target's by population values and deviations."""
     n, q = linear.shape
     d = h.size
     result = np.empty(d + n * q)
@@ -218,7 +217,7 @@ def backward(
         for r in range(q):
             for c in range(r + 1):
                 low_bar[r, c] = -b[i, r] * half[c] - right[r] * mean[i, c]
-            low_bar[r, r] -= jacobian / low[r, r]
+            low_bar[r, r] -= 1.0 / low[r, r]
         # adjoint of the Cholesky factor; only the diagonal of P depends on anything
         for r in range(q):
             for c in range(r + 1):

@@ -5,9 +5,10 @@
    call, each with its own step and mass. Between rounds the population moves by a Newton step on its marginal posterior
    (Fisher's identity: the marginal score is the posterior mean of the complete one; its information is estimated by the
    outer products of the patients' scores). This is stochastic approximation EM in spirit.
-3. *Sites*: each patient's posterior moments given the population become its Gaussian site, also where its likelihood is
-   one-sided (a mode at the edge of a plateau would say nothing of the plateau); the response of a patient to the
-   population is the covariance of its deviations with its scores.
+3. *Sites*: each patient's posterior, by the covariances of its deviations and of their scores, becomes a Gaussian site,
+   also where its likelihood is one-sided (a mode at the edge of a plateau says nothing of the plateau). A population
+   value that shifts the patient's own value as its deviation does has the same curvature; the response to the others
+   is the covariance of the deviations with their scores.
 4. *Whitening*: the curvature of the target in the coordinates so made, averaged over a few standard normal ``z``.
 
 Whatever the quality of all this, the target is exact (see `coordinates`): it only decides how fast sampling is.
@@ -32,9 +33,10 @@ from .problem import Problem
 
 ROUNDS: Final = 8
 ROUND_DRAWS: Final = 25
-LAST_DRAWS: Final = 200
+LAST_DRAWS: Final = 400
 LEAPFROGS: Final = 8
 SEARCH_STEPS: Final = 150
+TINY: Final = 1e-12  # smallest eigenvalue taken as positive
 SITE_FLOOR: Final = 1e-2  # smallest precision that the data add in a site, in units of the prior's
 WHITENING_DRAWS: Final = 6
 STEP: Final = 1e-4
@@ -107,9 +109,9 @@ class Posterior:
             outcomes=self.outcomes,
         )
 
-    def likelihood(self, h: Floats, b: Floats, order: NDArray[np.int64] | None = None) -> tuple[Floats, Floats, Floats]:
-        """Log-likelihood (n,), its slope by ``b`` (n, q) and, summed over patients, by ``h``; of those in ``order``."""
-        loglik, grad = self._by_column(h, b, order)
+    def likelihood(self, h: Floats, b: Floats) -> tuple[Floats, Floats, Floats]:
+        """Log-likelihood (n,), its slope by ``b`` (n, q) and, summed over patients, by ``h``."""
+        loglik, grad = self._by_column(h, b)
         by_b = np.einsum("nc,ncq->nq", grad, self.design.by_deviation)
         return loglik, by_b, np.einsum("nc,ncd->d", grad, self.by_hyper)
 
@@ -125,13 +127,62 @@ class Posterior:
             by_h[:, place] += square[:, k] - 1.0
         return value, by_b, by_h
 
-    def _by_column(self, h: Floats, b: Floats, order: NDArray[np.int64] | None = None) -> tuple[Floats, Floats]:
+    def _by_column(self, h: Floats, b: Floats) -> tuple[Floats, Floats]:
         """Log-likelihood (n,) and its slope by individual parameters on their transformed scales, (n, columns)."""
         made, d = self.design, self.d
         theta = made.theta(h[:d], h[d + self.spreads :], b)
-        loglik, grad, _ = loglik_and_gradient(theta, self.problem, order)
+        loglik, grad, _ = loglik_and_gradient(theta, self.problem)
         with np.errstate(over="ignore", invalid="ignore"):  # an absurd proposal: rejected by its value
             return loglik, np.nan_to_num(grad * made.slope(theta), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+@dataclass(frozen=True)
+class Regression:
+    """Patients' own values of one effect: ``X gamma + deviation``; ``columns`` are places of gamma in ``h``."""
+
+    effect: int
+    columns: NDArray[np.int64]
+    matrix: Floats
+
+
+def regressions(posterior: Posterior) -> list[Regression]:
+    """For each random effect, the population values and product effects that shift it.
+
+    Where every patient has one infusion, a product effect on an infusion's multiplier (fitness on rho, gate on tg,
+    potency on KE) shifts the patient's own value just the same: the model knows only the product of the two.
+    """
+    problem, made = posterior.problem, posterior.design
+    found = []
+    for k, name in enumerate(problem.random):
+        c = problem.column(name)
+        if c is None:
+            continue
+        columns = [d for d in range(posterior.d) if made.by_population[:, c, d].any()]
+        matrix = [made.by_population[:, c, d] for d in columns]
+        for e, effect in enumerate(problem.effects):
+            slot = problem.column(f"{effect.slot_field}_1")
+            if effect.parameter == name and effect.slot_field is None:
+                x = made.by_effect[:, c, e]
+            elif effect.parameter == name and problem.slots == 1 and slot is not None:
+                x = made.by_effect[:, slot, e]
+            else:
+                continue
+            columns.append(posterior.d + posterior.spreads + e)
+            matrix.append(x)
+        found.append(Regression(k, np.array(columns, dtype=np.int64), np.array(matrix).reshape(-1, problem.n).T))
+    return found
+
+
+@dataclass(frozen=True)
+class Round:
+    """Draws of the deviations (draws, n, q) given a population, and the scores of the complete density there.
+
+    ``by_deviation`` is (draws, n, q), ``by_hyper`` (draws, n, d).
+    """
+
+    draws: Floats
+    by_deviation: Floats
+    by_hyper: Floats
 
 
 @dataclass
@@ -143,11 +194,11 @@ class Explorer:
     mass_root: Floats
     step: Floats
 
-    def round(self, h: Floats, draws: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
-        """Draws of the deviations (draws, n, q) and the complete scores by ``h`` (draws, n, d); steps adapt."""
+    def round(self, h: Floats, draws: int, rng: np.random.Generator) -> Round:
+        """Draws of the deviations, each patient's given ``h``; steps adapt."""
         n, q = self.b.shape
-        kept, scores = np.empty((draws, n, q)), np.empty((draws, n, h.size))
-        by_h = self.posterior.patients(h, self.b)[2]
+        kept, scores_b, scores_h = np.empty((draws, n, q)), np.empty((draws, n, q)), np.empty((draws, n, h.size))
+        _, by_b, by_h = self.posterior.patients(h, self.b)
         density = self.posterior.conditional(h)
         loglik, slope = density.likelihood(self.b)
         for draw in range(draws):
@@ -159,10 +210,10 @@ class Explorer:
             taken = rng.uniform(size=n) < chance
             self.b = np.where(taken[:, None], x, self.b)
             loglik, slope = np.where(taken, new, loglik), np.where(taken[:, None], s, slope)
-            by_h = np.where(taken[:, None], self.posterior.patients(h, self.b)[2], by_h)
+            _, by_b, by_h = self.posterior.patients(h, self.b)
             self.step = np.clip(self.step * np.exp(0.15 * (chance - 0.75)), 1e-3, 1.2)
-            kept[draw], scores[draw] = self.b, by_h
-        return kept, scores
+            kept[draw], scores_b[draw], scores_h[draw] = self.b, by_b, by_h
+        return Round(kept, scores_b, scores_h)
 
     def learn_mass(self, draws: Floats, prior_sd: Floats) -> None:
         """Take the patients' covariances as inverse masses, shrunk towards a small multiple of the prior's."""
@@ -212,25 +263,47 @@ def _newton(posterior: Posterior, h: Floats, scores: Floats) -> Floats:
     return h + move * min(1.0, 1.0 / max(length, 1e-12))
 
 
-def _sites(h: Floats, draws: Floats, scores: Floats, log_sd: NDArray[np.int64]) -> Sites:
-    """Moments of each patient's deviations as Gaussian sites, with their response to the population."""
+def _sites(posterior: Posterior, h: Floats, found: Round) -> Sites:
+    """Each patient's Gaussian site, from what was explored given a population, and its response to the population.
+
+    The covariance of the deviations says how wide a patient's posterior is, that of their scores how sharp (it is the
+    mean curvature); where the posterior is no Gaussian the two differ, and the site is their geometric mean. A
+    population value that shifts the patient's own value, as its deviation does, has that deviation's curvature.
+    """
+    draws, log_sd = found.draws, posterior.log_sd
     count, _, q = draws.shape
     prior = np.exp(-2.0 * h[log_sd])
-    root = np.sqrt(prior)
-    mean = draws.mean(axis=0)
-    centred = draws - mean
-    covariance = np.einsum("snq,snr->nqr", centred, centred) / (count - 1)
-    scaled = covariance * root[:, None] * root[None, :]  # in units of the prior
-    weight = count / (count + 2.0 * q)
-    shrunk = weight * scaled + (1.0 - weight) * np.einsum("nqq,qr->nqr", scaled, np.eye(q))
-    values, vectors = np.linalg.eigh(np.linalg.inv(shrunk) - np.eye(q))
+    unit = np.sqrt(prior)
+    width = _shrunk_covariance(draws * unit)
+    sharpness = _shrunk_covariance(found.by_deviation / unit)
+    root, back = _powers(np.linalg.inv(width))
+    total = root @ _powers(back @ sharpness @ back)[0] @ root
+    values, vectors = np.linalg.eigh(total - np.eye(q))
     added = (vectors * np.maximum(values, SITE_FLOOR)[:, None, :]) @ vectors.transpose(0, 2, 1)
-    precision = added * root[:, None] * root[None, :]
+    precision = added * unit[:, None] * unit[None, :]
     total = precision + np.diag(prior)
-    linear = np.einsum("nqr,nr->nq", total, mean)
-    response = np.einsum("snq,snd->nqd", centred, scores - scores.mean(axis=0)) / (count - 1)
-    response[:, :, np.unique(log_sd)] = 0.0  # the spreads act through the prior's precision itself
-    return Sites(precision, linear, -np.einsum("nqr,nrd->nqd", total, response))
+    response = np.einsum("snq,snd->nqd", draws - draws.mean(axis=0), found.by_hyper - found.by_hyper.mean(axis=0))
+    cross = -np.einsum("nqr,nrd->nqd", total, response / (count - 1))
+    for model in regressions(posterior):
+        cross[:, :, model.columns] = precision[:, :, model.effect, None] * model.matrix[:, None, :]
+    cross[:, :, np.unique(log_sd)] = 0.0  # the spreads act through the prior's precision itself
+    return Sites(precision, np.einsum("nqr,nr->nq", total, draws.mean(axis=0)), cross)
+
+
+def _shrunk_covariance(draws: Floats) -> Floats:
+    """Covariances (n, q, q) of draws (count, n, q), shrunk towards their diagonals."""
+    count, _, q = draws.shape
+    centred = draws - draws.mean(axis=0)
+    covariance = np.einsum("snq,snr->nqr", centred, centred) / (count - 1)
+    weight = count / (count + 2.0 * q)
+    return np.asarray(weight * covariance + (1.0 - weight) * np.einsum("nqq,qr->nqr", covariance, np.eye(q)))
+
+
+def _powers(matrices: Floats) -> tuple[Floats, Floats]:
+    """Square roots of symmetric positive matrices (n, q, q), and their inverses."""
+    values, vectors = np.linalg.eigh(matrices)
+    root = np.sqrt(np.maximum(values, TINY))[:, None, :]
+    return (vectors * root) @ vectors.transpose(0, 2, 1), (vectors / root) @ vectors.transpose(0, 2, 1)
 
 
 def _whiten(raw: Coordinates, log_density: LogDensity, rng: np.random.Generator) -> tuple[Floats, Floats]:
@@ -281,12 +354,11 @@ def prepare(problem: Problem, log_density: LogDensity, layout: Layout, rng: np.r
     prior_sd = np.exp(h[posterior.log_sd])
     explorer = Explorer(posterior, b, np.tile(np.diag(0.2 * prior_sd), (problem.n, 1, 1)), np.full(problem.n, 0.3))
     for _ in range(ROUNDS):
-        draws, scores = explorer.round(h, ROUND_DRAWS, rng)
-        h = _newton(posterior, h, scores[ROUND_DRAWS // 3 :])
-        explorer.learn_mass(draws[ROUND_DRAWS // 3 :], np.exp(h[posterior.log_sd]))
+        found = explorer.round(h, ROUND_DRAWS, rng)
+        h = _newton(posterior, h, found.by_hyper[ROUND_DRAWS // 3 :])
+        explorer.learn_mass(found.draws[ROUND_DRAWS // 3 :], np.exp(h[posterior.log_sd]))
     explorer.round(h, ROUND_DRAWS, rng)
-    draws, scores = explorer.round(h, LAST_DRAWS, rng)
-    sites = _sites(h, draws, scores, posterior.log_sd)
+    sites = _sites(posterior, h, explorer.round(h, LAST_DRAWS, rng))
     raw = Coordinates(layout, h, np.eye(h.size), sites)
     centre, scale = _whiten(raw, log_density, rng)
     sites = Sites(sites.precision, sites.linear - sites.cross @ (centre - h), sites.cross)

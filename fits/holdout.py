@@ -182,11 +182,10 @@ def explore(posterior: Posterior, h: Floats, rng: np.random.Generator) -> Explor
     start = np.tile(np.diag(FIRST_SCALE * prior_sd), (n, 1, 1))
     explorer = Explorer(posterior, np.zeros((n, q)), start, np.full(n, FIRST_STEP))
     for count in LEARNING:
-        draws, _ = explorer.round(h, count, rng)
-        explorer.learn_mass(draws[count // 3 :], prior_sd)
+        explorer.learn_mass(explorer.round(h, count, rng).draws[count // 3 :], prior_sd)
     explorer.round(h, LEARNING[-1], rng)
-    draws, scores = explorer.round(h, EXPLORED, rng)
-    return Explored(draws, scores.mean(axis=0), explorer.mass_root, np.minimum(explorer.step, LARGEST_STEP))
+    last = explorer.round(h, EXPLORED, rng)
+    return Explored(last.draws, last.by_hyper.mean(axis=0), explorer.mass_root, np.minimum(explorer.step, LARGEST_STEP))
 
 
 def left_out(slope: Floats, hyper: Floats) -> Floats:

@@ -34,8 +34,7 @@ SITE_FLOOR: Final = 1e-2  # smallest precision that the data add in a site, in u
 
 def pairs(draws: Draws, count: int = LEARNT_FROM) -> tuple[Floats, Floats]:
     """Population vectors (draws, d) and deviations (draws, n, q) of draws spread over a posterior."""
-    places = thinned(draws, count)
-    return np.stack([draws.hyper(c, k) for c, k in places]), np.stack([draws.deviation[c, k] for c, k in places])
+    return draws.hypers(count), np.stack([draws.deviation[c, k] for c, k in thinned(draws, count)])
 
 
 def coordinates_of(posterior: Posterior, draws: Draws) -> Coordinates:

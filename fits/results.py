@@ -64,6 +64,11 @@ class Draws:
         parts = self.population[chain, draw], self.log_omega[chain, draw], self.effect[chain, draw]
         return np.concatenate(parts)
 
+    def hypers(self, count: int | None = None) -> Floats:
+        """The population vectors (draws, d) of all draws, or of so many evenly spaced ones."""
+        places = thinned(self, self.population.shape[0] * self.population.shape[1] if count is None else count)
+        return np.stack([self.hyper(chain, draw) for chain, draw in places])
+
     def theta(self, chain: int, draw: int) -> Floats:
         """Individual parameters of one draw, (n, columns)."""
         return self.design.theta(self.population[chain, draw], self.effect[chain, draw], self.deviation[chain, draw])

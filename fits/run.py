@@ -120,6 +120,12 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def command_line(words: Sequence[str]) -> str:
+    """A command as a user may type it again: its name without the folder it lies in."""
+    first, rest = words[:1], words[1:]
+    return shlex.join([*(Path(word).name for word in first), *rest])
+
+
 def settings_hash(settings: Mapping[str, Any]) -> str:
     """Return a digest of settings; equal settings give equal digests whatever their order.
 
@@ -216,11 +222,8 @@ def provenance(
     dict
         JSON-ready, with every key of `RUN_KEYS`.
     """
-    words = list(sys.argv) if command is None else list(command)
-    if words:
-        words[0] = Path(words[0]).name
     return {
-        "command": shlex.join(words),
+        "command": command_line(sys.argv if command is None else command),
         "versions": versions(),
         "git": git_revision(),
         "seed": seed,

@@ -47,12 +47,12 @@ class Settings:
     seed
         Of everything; chain ``k`` has its own stream, whatever ran beside it.
     thin
-        Sweeps per kept draw (blocks only).
+        Sweeps per kept draw (blocks only); each is repeated in small cohorts, see `chain`.
     sampler
         ``blocks`` or ``nutpie``.
     """
 
-    draws: int = 750
+    draws: int = 400
     tune: int = 400
     chains: int = 4
     seed: int = 1

@@ -12,6 +12,9 @@
     that wanders slowly does not leap, however many heaps its draws lie in.
 ``patient``
     The numbers whose chains disagree belong to patients, not to the population, and more than half to one patient.
+``ridge``
+    The slowest number belongs to a patient, its chains do not stand in groups nor switch between modes, and more than
+    half of the slow numbers of patients are this patient's.
 ``funnel``
     A slow spread omega whose logarithm reaches far down (its median lies `DEEP` above its 5th percentile), while the
     patients' deviations shrink with it (correlation of the logarithms above `TIED`).
@@ -39,7 +42,7 @@ from .scalars import every_scalar, is_fixed, labelled, list_scalars, stack
 
 Array = npt.NDArray[np.float64]
 
-KINDS: Final = ("modes", "stuck", "switching", "patient", "funnel", "alias", "solver")
+KINDS: Final = ("modes", "stuck", "switching", "patient", "ridge", "funnel", "alias", "solver")
 APART: Final = 1.05
 """R-hat from which chains are asked whether they stand in groups."""
 
@@ -87,6 +90,7 @@ def find_causes(
     scalars: pd.DataFrame,
     poor: set[str],
     *,
+    wanted: float,
     rows: Mapping[str, Parameter] | None = None,
     solver_failures: int | None = None,
 ) -> list[Cause]:
@@ -100,6 +104,8 @@ def find_causes(
         From `convergence.scalar_table`.
     poor
         Names of the numbers that miss a limit.
+    wanted
+        Effective sample size that is enough.
     rows
         Parameter table; that of real cohorts when None.
     solver_failures
@@ -107,10 +113,13 @@ def find_causes(
     """
     posterior = tree["posterior"].to_dataset()
     grouped = _groups(posterior, scalars)
+    switching = _switching(posterior, poor - {split.name for split in grouped})
+    explained = {split.name for split in grouped}.union(*(cause.names for cause in switching))
     return [
         *_modes(tree, grouped),
-        *_switching(posterior, poor - {split.name for split in grouped}),
+        *switching,
         *_patient(grouped),
+        *_ridge(scalars[scalars["parameter"].isin(poor)], explained, wanted),
         *_funnels(posterior, poor, rows),
         *_pairs(posterior, poor, rows),
         *_solver(tree, solver_failures, rows),
@@ -286,7 +295,7 @@ def _between(x: Array) -> float:
 
 def _patient(splits: list[_Split]) -> list[Cause]:
     """One patient whose chains disagree, while those of the population agree."""
-    owners = [split.name.partition("[")[2].rstrip("]").split(", ")[0] for split in splits]
+    owners = [_owner(split.name) for split in splits]
     if not splits or not all(owners):
         return []
     patients = list(dict.fromkeys(owners))
@@ -303,6 +312,34 @@ def _patient(splits: list[_Split]) -> list[Cause]:
             "day, censoring); a longer warm-up (--tune) gives the chains more ways from one to the other.",
         )
     ]
+
+
+def _ridge(slow: pd.DataFrame, explained: set[str], wanted: float) -> list[Cause]:
+    """One patient that wanders slowly, in one mode; ``slow`` are the rows of the numbers that miss a limit."""
+    sizes = slow.set_index("parameter")[["ess_bulk", "ess_tail"]].min(axis=1).sort_values()
+    if sizes.empty or sizes.index[0] in explained or not (owner := _owner(str(sizes.index[0]))):
+        return []
+    owners = [found for name in sizes.index if (found := _owner(str(name)))]
+    if owners.count(owner) <= 0.5 * len(owners) or sizes.iloc[0] <= 0:
+        return []
+    mine = [str(name) for name in sizes.index if _owner(str(name)) == owner]
+    data = _few(mine) if len(mine) > 1 else "its numbers"
+    times = int(np.ceil(wanted / sizes.iloc[0]))
+    return [
+        Cause(
+            "ridge",
+            (owner, *mine),
+            f"The slowest number is {mine[0]}: patient {owner} wanders along a narrow ridge or a long tail, where the "
+            f"data fix a combination of {data} and little else. "
+            f"{f'About {times} times as many' if times > 1 else 'Somewhat more'} sweeps (--thin, --draws) would do; "
+            "what does not hang on this patient is better than the verdict says.",
+        )
+    ]
+
+
+def _owner(name: str) -> str:
+    """The patient whom a number belongs to; nothing for the population's."""
+    return name.partition("[")[2].rstrip("]").split(", ")[0]
 
 
 def _funnels(posterior: xr.Dataset, poor: set[str], rows: Mapping[str, Parameter] | None) -> list[Cause]:

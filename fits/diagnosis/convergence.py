@@ -212,14 +212,16 @@ def advise(
             f"{chains} chain ran: whether chains agree cannot be told. Fit with --chains 4 (2 at least).",
             *(
                 cause.sentence
-                for cause in find_causes(tree, scalars, set(), rows=rows, solver_failures=diagnostics.solver_failures)
+                for cause in find_causes(
+                    tree, scalars, set(), wanted=MIN_ESS, rows=rows, solver_failures=diagnostics.solver_failures
+                )
             ),
         ]
     apart = scalars[scalars["rhat"] >= MAX_RHAT]
     scarce = scalars[(_least_ess(scalars) <= MIN_ESS) & (scalars["rhat"] < MAX_RHAT)]
     poor = set(apart["parameter"]) | set(scarce["parameter"])
     draws = _enough(diagnostics, scalars)
-    causes = find_causes(tree, scalars, poor, rows=rows, solver_failures=diagnostics.solver_failures)
+    causes = find_causes(tree, scalars, poor, wanted=MIN_ESS, rows=rows, solver_failures=diagnostics.solver_failures)
     return [
         *_on_undefined(apart[~np.isfinite(apart["rhat"])]),
         *_on_disagreement(apart[np.isfinite(apart["rhat"])], causes, draws),

@@ -34,6 +34,18 @@ ALIASED: Final = 0.8
 SHRUNK: Final = 0.5
 """Shrinkage from which individual values of an effect say more about the population than the patient."""
 
+PARTNERED: Final = 0.4
+"""Absolute posterior correlation from which a scalar is named as one that another is aliased with."""
+
+SOURCES: Final[Mapping[str, str]] = {
+    "the data": "measured: the posterior is at most half as wide as the prior",
+    "partly the data": "narrowed or moved by the data; the prior still matters",
+    "aliased": "the data would measure it if the ones it is aliased with were known",
+    "the prior": "neither narrowed nor moved: what is shown is the prior",
+    "fixed": "given, not fitted",
+}
+"""Where a parameter's value comes from."""
+
 WORDS: Final[Mapping[str, str]] = {
     "measured by the data": "the posterior is at most half as wide as the prior",
     "partly": "the data narrowed or moved it, and the prior still matters",
@@ -109,6 +121,70 @@ def judge(tree: xr.DataTree, *, rows: Mapping[str, Parameter] | None = None) -> 
             }
         )
     return pd.DataFrame(lines)
+
+
+def source_of(contracted: float, alone: float, shift: float, *, partners: bool) -> str:
+    """Return one of the words of `SOURCES`.
+
+    Parameters
+    ----------
+    contracted, alone
+        Contraction against the prior: as it is, and if all other scalars were known.
+    shift
+        Of the median, in prior sds.
+    partners
+        Whether another scalar is correlated with it by at least `PARTNERED`.
+    """
+    word = verdict(contracted, shift)
+    if word == "fixed":
+        return "fixed"
+    if word == "measured by the data":
+        return "the data"
+    if partners and alone >= MEASURED:
+        return "aliased"
+    return "partly the data" if word == "partly" else "the prior"
+
+
+def sources(tree: xr.DataTree, *, rows: Mapping[str, Parameter] | None = None) -> pd.DataFrame:
+    """Return where each population scalar's value comes from: the data, the prior, or aliased with which others.
+
+    Parameters
+    ----------
+    tree, rows
+        As in `judge`.
+
+    Returns
+    -------
+    DataFrame
+        The columns of `judge`, then ``contraction_alone`` (if all other scalars were known: from the precision matrix
+        of the draws), ``aliased_with`` (others by correlation, strongest first, such as ``KE (-0.72)``),
+        ``value_from`` (a word of `SOURCES`) and ``shrinkage`` (of the individual values, for a spread).
+    """
+    judged = judge(tree, rows=rows)
+    posterior = tree["posterior"].to_dataset()
+    scalars = list_scalars(posterior, rows)
+    draws = stack(posterior, scalars).values.reshape(-1, len(scalars))
+    moving = [i for i in range(len(scalars)) if np.isfinite(draws[:, i]).all() and not is_fixed(draws[:, i])]
+    alone, partners = np.full(len(scalars), np.nan), [""] * len(scalars)
+    if len(moving) > 1:
+        correlation = np.corrcoef(draws[:, moving], rowvar=False)
+        share = 1.0 / np.diag(np.linalg.pinv(correlation))  # of the variance that is left when the others are known
+        for k, i in enumerate(moving):
+            alone[i] = 1.0 - share[k] * (1.0 - float(judged["contraction"].iloc[i]))
+            others = [j for j in np.argsort(-np.abs(correlation[k]), kind="stable") if j != k]
+            named = [j for j in others if abs(correlation[k, j]) >= PARTNERED]
+            partners[i] = ", ".join(f"{scalars[moving[j]].name} ({correlation[k, j]:+.2f})" for j in named)
+    shrunk = shrinkage(tree, rows=rows).set_index("effect")["shrinkage"].to_dict()
+    judged["contraction_alone"] = alone
+    judged["aliased_with"] = partners
+    judged["value_from"] = [
+        source_of(contracted, own, shift, partners=bool(names))
+        for contracted, own, shift, names in zip(judged["contraction"], alone, judged["shift"], partners, strict=True)
+    ]
+    judged["shrinkage"] = [
+        shrunk.get(row.symbol, np.nan) if row.family == "omega" else np.nan for row in judged.itertuples()
+    ]
+    return judged
 
 
 def shrinkage(tree: xr.DataTree, *, rows: Mapping[str, Parameter] | None = None) -> pd.DataFrame:

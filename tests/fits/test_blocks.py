@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from reinfuse.fits.archive import Archive
-from reinfuse.fits.blocks import PATIENT_LONGEST, DualAveraging, Sampler, regressions
+from reinfuse.fits.blocks import LONG_LEAPFROGS, PATIENT_LONGEST, DualAveraging, Sampler, regressions
 from reinfuse.fits.chain import joint_steps
 from reinfuse.fits.conditional import Conditional
 from reinfuse.fits.joint import Joint
@@ -65,18 +65,19 @@ def statistics(h: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.concatenate(columns, axis=1)
 
 
-def divided(sampler: Sampler) -> float:
-    """With some patients on finer steps, and slower."""
-    sampler.joint.take(np.array([1, 4]), np.linspace(0.3, 1.0, len(sampler.b)))
+def slower(sampler: Sampler) -> float:
+    """With some patients heavier."""
+    sampler.joint.speed = np.linspace(0.3, 1.0, len(sampler.b))
     return sampler.move_jointly(False)[0]
 
 
 MOVES = {
     "patients": lambda s: float(s.patients(False)[0].mean()),
+    "long trajectories": lambda s: float(s.long_trajectories()[0][s.narrow].mean()),
     "jumps": lambda s: s.jumps(False),
     "spread": lambda s: s.spread(),
     "joint": lambda s: s.move_jointly(False)[0],
-    "joint, divided": divided,
+    "joint, some slower": slower,
 }
 
 
@@ -109,11 +110,11 @@ def test_a_sweep_counts_what_it_did(model, monkeypatch):
     """Trajectories and leapfrog steps, for the share that diverged is one of them."""
     sampler = sampler_of(model, seed=4)
     steps = []
-    for owner, patients in ((Joint, 1), (Conditional, model.n)):
+    for owner, everyone in ((Joint, 1), (Conditional, model.n)):
         real = owner.trajectory
 
-        def counting(*arguments, real=real, patients=patients):
-            steps.append((patients, arguments[-1]))
+        def counting(*arguments, real=real, everyone=everyone):
+            steps.append((sampler.narrow.size if arguments[-1] == LONG_LEAPFROGS else everyone, arguments[-1]))
             return real(*arguments)
 
         monkeypatch.setattr(owner, "trajectory", counting)

@@ -68,7 +68,7 @@ class Draws:
         scalars = convergence.scalar_table(tree["posterior"].to_dataset())
         least = scalars[["ess_bulk", "ess_tail"]].min(axis=1)
         poor = set(scalars[(scalars["rhat"] >= convergence.MAX_RHAT) | (least <= convergence.MIN_ESS)]["parameter"])
-        return find_causes(tree, scalars, poor, **more)
+        return find_causes(tree, scalars, poor, wanted=convergence.MIN_ESS, **more)
 
 
 def kinds(causes) -> list[str]:
@@ -158,6 +158,26 @@ def test_a_patient_whose_chains_disagree_is_named(draws):
     assert causes[1].names[0] == "P4"
     assert set(causes[1].names[1:]) == {"rho[P4]", "KE[P4]"}
     assert "check its rows" in causes[1].sentence
+
+
+def test_a_patient_who_wanders_slowly_is_on_a_ridge(draws):
+    draws.deviations[:, :, 4, 0] = 0.1 * draws.slow()
+    draws.population[..., 0] += 0.02 * draws.slow(0.9)
+    (cause,) = (found for found in draws.causes() if found.kind == "ridge")
+    assert cause.names[:2] == ("P4", "rho[P4]")
+    assert "times as many sweeps" in cause.sentence
+
+
+def test_a_slow_population_is_no_patients_ridge(draws):
+    draws.population[..., 0] = 0.1 * draws.slow(0.999)
+    draws.deviations[:, :, 4, 0] = 0.1 * draws.slow(0.97)
+    assert "ridge" not in kinds(draws.causes())
+
+
+def test_slow_patients_everywhere_are_no_one_patients_ridge(draws):
+    for patient in range(PATIENTS):
+        draws.deviations[:, :, patient, 0] = 0.1 * draws.slow()
+    assert "ridge" not in kinds(draws.causes())
 
 
 def test_a_population_that_splits_is_not_one_patients_doing(draws):

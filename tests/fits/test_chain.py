@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from reinfuse.fits.chain import sample_chain
-from reinfuse.fits.joint import HARD
 from reinfuse.fits.run import RunFolder
 
 from .gaussian_model import GaussianModel
@@ -13,7 +12,7 @@ LARGEST_Z = 4.5  # of some seventy statistics, with fixed seeds
 
 
 def test_a_chain_finds_the_posterior():
-    """Means and sds of everything, omega too, within Monte Carlo error; one patient needs short steps."""
+    """Means and sds of everything, omega too, within Monte Carlo error; one patient's posterior is narrow."""
     from arviz_stats.base import array_stats
 
     model = GaussianModel(narrow=0.03)
@@ -28,8 +27,7 @@ def test_a_chain_finds_the_posterior():
         tick=ticks.append,
     )
     assert sum(ticks) == draws + tune
-    assert float(chain["smallest_patient_step"].min()) < HARD  # so that someone took finer steps
-    assert float(chain["diverging"].mean()) < 0.01
+    assert float(chain["divergent_trajectories"].sum() / chain["trajectories"].sum()) < 0.001
     found = chain["x"].to_numpy()
     h, b = model.draw(40000, np.random.default_rng(13))
     exact = np.concatenate([h, b.reshape(len(b), -1)], axis=1)
@@ -68,7 +66,7 @@ def whole():
     return chain_of(GaussianModel(), [])
 
 
-@pytest.mark.parametrize("end", [1, 7, 8, 24, 37, 48, 49, 55])  # around every change of the warm-up, and after it
+@pytest.mark.parametrize("end", [1, 7, 8, 16, 24, 37, 48, 49, 55])  # around every change of the warm-up, and after it
 def test_it_goes_on_from_a_saved_state_bit_for_bit(whole, end, tmp_path):
     run, offers = RunFolder(tmp_path), []
 

@@ -1,7 +1,5 @@
 """Leave-one-patient-out: integrals that are known, and what is made of them."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
@@ -12,16 +10,12 @@ from reinfuse.fits.results import Draws
 from .gaussian_model import SPREADS, D, GaussianModel
 
 
-def taken_apart(h: np.ndarray, b: np.ndarray) -> SimpleNamespace:
-    """What `results.Draws` offers, of one chain: population (draw, H) and deviations (draw, n, q)."""
-    h = h[None]
-    return SimpleNamespace(
-        population=h[..., :D],
-        log_omega=h[..., D : D + SPREADS],
-        effect=h[..., D + SPREADS :],
-        deviation=b[None],
-        hyper=lambda chain, draw: h[chain, draw],
-    )
+class TakenApart(Draws):
+    """Draws of one chain of a model without a `Problem`: population (draw, H) and deviations (draw, n, q)."""
+
+    def __init__(self, h: np.ndarray, b: np.ndarray) -> None:
+        self.population, self.log_omega, self.effect = np.split(h[None], [D, D + SPREADS], axis=-1)
+        self.deviation = b[None]
 
 
 class TestIntegratedLikelihood:
@@ -32,7 +26,7 @@ class TestIntegratedLikelihood:
         h, b = model.draw(150, np.random.default_rng(1))
         ticks = []
         found = integrated_loglik(
-            model, model.coordinates(wrong=0.3), taken_apart(h, b), np.random.default_rng(2), ticks.append
+            model, model.coordinates(wrong=0.3), TakenApart(h, b), np.random.default_rng(2), ticks.append
         )
         exact = np.array([model.marginal_loglik(one) for one in h])
         assert found.shape == exact.shape == (150, model.n)
@@ -50,7 +44,7 @@ class TestIntegratedLikelihood:
         errors = []
         for count in (32, 2048):
             monkeypatch.setattr(comparison, "DEVIATION_DRAWS", count)
-            found = integrated_loglik(model, model.coordinates(wrong=0.3), taken_apart(h, b), np.random.default_rng(4))
+            found = integrated_loglik(model, model.coordinates(wrong=0.3), TakenApart(h, b), np.random.default_rng(4))
             errors.append((found - exact).std())
         assert errors[1] < 0.05
         assert errors[1] < errors[0] / 4.0
@@ -60,7 +54,7 @@ class TestIntegratedLikelihood:
         monkeypatch.setattr(comparison, "DEVIATION_DRAWS", 2048)
         model = GaussianModel()
         h, b = model.draw(9, np.random.default_rng(5))
-        found = integrated_loglik(model, model.coordinates(wrong=0.1), taken_apart(h, b), np.random.default_rng(6))
+        found = integrated_loglik(model, model.coordinates(wrong=0.1), TakenApart(h, b), np.random.default_rng(6))
         exact = np.array([model.marginal_loglik(one) for one in h[::2]])
         np.testing.assert_allclose(found, exact, atol=0.2)
 
@@ -83,7 +77,7 @@ class TestError:
         monkeypatch.setattr(comparison, "NOISY", 10.0)  # nobody gets further draws
         model = GaussianModel()
         h, b = model.draw(60, np.random.default_rng(7))  # too few to learn a mixture from
-        found = integrals(model, model.coordinates(wrong=wrong), taken_apart(h, b), np.random.default_rng(8))
+        found = integrals(model, model.coordinates(wrong=wrong), TakenApart(h, b), np.random.default_rng(8))
         exact = np.array([model.marginal_loglik(one) for one in h])
         true = np.sqrt(((found.loglik - exact) ** 2).mean(axis=0))
         np.testing.assert_allclose(found.error, true, rtol=0.6)
@@ -95,7 +89,7 @@ class TestError:
         h, b = model.draw(600, np.random.default_rng(9))
         errors = []
         for count in (60, 600):  # below and above what a mixture is learnt from
-            some = taken_apart(h[:count], b[:count])
+            some = TakenApart(h[:count], b[:count])
             found = integrals(model, model.coordinates(wrong=1.0), some, np.random.default_rng(10))
             errors.append(float(np.sqrt((found.error**2).mean())))
         assert errors[1] < 0.6 * errors[0]
@@ -106,7 +100,7 @@ class TestError:
         errors = []
         for limit in (10.0, 0.0):
             monkeypatch.setattr(comparison, "NOISY", limit)
-            found = integrals(model, model.coordinates(wrong=0.8), taken_apart(h, b), np.random.default_rng(12))
+            found = integrals(model, model.coordinates(wrong=0.8), TakenApart(h, b), np.random.default_rng(12))
             errors.append(float(np.sqrt((found.error**2).mean())))
         assert errors[1] < 0.7 * errors[0]
 

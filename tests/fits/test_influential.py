@@ -10,7 +10,7 @@ from reinfuse.fits.influential import OnePatient, Outcome, blind, match_moments,
 from reinfuse.fits.proposals import Mixture, coordinates_of, learnt
 
 from .gaussian_model import GRID, LOG_1, LOG_2, GaussianModel
-from .test_comparison import taken_apart
+from .test_comparison import TakenApart
 
 ODD, CALM = 1, 2
 
@@ -53,7 +53,7 @@ class TestMomentMatching:
         found = match_moments(
             model,
             coordinates,
-            taken_apart(h, b),
+            TakenApart(h, b),
             ODD,
             lambda one: (float(model.marginal_loglik(one)[ODD]), 0.0),
         )
@@ -63,7 +63,7 @@ class TestMomentMatching:
 
     def test_too_few_draws_are_not_moved(self, odd):
         model, h, b, coordinates = odd
-        found = match_moments(model, coordinates, taken_apart(h[:20], b[:20]), ODD, lambda _: (-3.0, 0.0))
+        found = match_moments(model, coordinates, TakenApart(h[:20], b[:20]), ODD, lambda _: (-3.0, 0.0))
         assert not found.good
 
     def test_a_patient_like_the_others_needs_only_draws(self, odd):
@@ -71,7 +71,7 @@ class TestMomentMatching:
         found = match_moments(
             model,
             coordinates,
-            taken_apart(h, b),
+            TakenApart(h, b),
             CALM,
             lambda one: (float(model.marginal_loglik(one)[CALM]), 0.0),
         )

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from reinfuse.fits.joint import HARD, LIGHT, Joint
+from reinfuse.fits.joint import LIGHT, Joint
 
 COUNT = 3
 
 
-def moving(case, seed, hard=(0, 2)):
-    """A compiled move with some patients on finer steps, where it starts, and a momentum."""
+def moving(case, seed):
+    """A compiled move with some patients slower, where it starts, and a momentum."""
     rng = np.random.default_rng(seed)
     joint = case.posterior.joint(case.coordinates)
-    joint.take(np.array(hard, dtype=np.int64), rng.uniform(0.3, 1.0, joint.order.size))
+    joint.weigh(LIGHT * rng.uniform(0.3, 1.2, joint.speed.size))
     h, b = case.point(rng)
     w = case.coordinates.joined(h, b)
     return joint, w, rng.standard_normal(w.size)
@@ -20,7 +20,7 @@ def moving(case, seed, hard=(0, 2)):
 
 def twin_of(joint):
     twin = Joint(joint.posterior, joint.coordinates)
-    twin.take(joint.hard, joint.speed)
+    twin.speed = joint.speed
     return twin
 
 
@@ -62,32 +62,24 @@ class TestTrajectory:
 
 
 class TestForce:
-    def test_both_together_are_the_density_of_the_whole(self, either):
+    def test_it_is_the_density_of_the_whole(self, either):
         """Value (but for a constant) and gradient are those of the PyMC model in the same coordinates."""
         joint, w, momentum = moving(either, 6)
         twin, target = twin_of(joint), either.coordinates.density(either.density)
-        n, q = either.coordinates.layout.block.shape
         values = []
         for at in (w, w + 0.1 * momentum):
-            room = np.zeros(n), np.zeros((n, q))
-            parts = [twin._force(at, twin.easy, True, *room), twin._force(at, twin.hard, False, *room)]
+            ours, force, *_ = twin._force(at)
             value, gradient = target(at)
-            np.testing.assert_allclose(sum(g for _, g in parts), gradient, rtol=1e-4, atol=1e-3)
-            values.append(sum(v for v, _ in parts) - value)
+            np.testing.assert_allclose(force, gradient, rtol=1e-4, atol=1e-3)
+            values.append(ours - value)
         assert values[0] == pytest.approx(values[1], abs=1e-3)
 
 
-class TestDivision:
-    def test_the_hardest_take_finer_steps(self, either):
+class TestSpeed:
+    def test_who_takes_short_steps_is_slow(self, either):
         joint = either.posterior.joint(either.coordinates)
-        steps = np.full(joint.order.size, 2 * LIGHT)
-        steps[[1, 3]] = 0.5 * HARD
-        joint.divide(steps)
-        assert set(joint.hard) == {1, 3}
-        assert set(joint.hard) | set(joint.easy) == set(joint.order)
-        np.testing.assert_allclose(joint.speed, np.where(steps < HARD, 0.5 * HARD / LIGHT, 1.0))
-
-    def test_nobody_is_hard_at_first(self, either):
-        joint = either.posterior.joint(either.coordinates)
-        assert joint.hard.size == 0
         assert (joint.speed == 1.0).all()
+        steps = np.full(joint.speed.size, 2 * LIGHT)
+        steps[[1, 3]] = 0.5 * LIGHT
+        joint.weigh(steps)
+        np.testing.assert_allclose(joint.speed, np.where(steps < LIGHT, 0.5, 1.0))
