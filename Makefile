@@ -6,7 +6,8 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint bench bench-inference bench-retreat convergence retreatment sbc recovery docs lock clean
+.PHONY: help env demo test lint bench bench-inference bench-retreat bench-sensitivity convergence retreatment \
+    sensitivity identifiability sbc recovery docs lock clean
 
 help:  ## say what each target does
 	@sed -n 's/^\([a-z-]*\):.*##/make \1	/p' Makefile | expand -t 24
@@ -35,12 +36,25 @@ bench-inference: .venv-bench/.stamp  ## fits beside numpyro + diffrax, hours (BE
 bench-retreat: env  ## time of a large retreatment experiment (BENCH=100000: so many patients)
 	$(BIN)/python benchmarks/bench_retreat.py $(BENCH)
 
+bench-sensitivity: env  ## time of a million model runs for Sobol's indices (BENCH=100000: so many)
+	$(BIN)/python benchmarks/bench_sensitivity.py $(BENCH)
+
 convergence: env  ## fits of 10 to 300 simulated patients, five seeds; hours, goes on where it was (CONVERGENCE="--cohort FILE")
 	$(BIN)/python benchmarks/convergence.py $(CONVERGENCE)
 
 retreatment: env  ## the bundled scenarios on a run of your own, into the docs (RUN=folder of reinfuse fit)
 	$(BIN)/reinfuse retreat $(RUN) --out retreatment_out --patients 2000 --force
 	$(BIN)/python docs/retreatment_tables.py retreatment_out
+
+identifiability: env  ## what a run's data can know, and schedules compared, into the docs (RUN=folder of reinfuse fit)
+	$(BIN)/reinfuse identify $(RUN) --out identify_out --force
+	$(BIN)/reinfuse design $(RUN) --out design_out --force
+	$(BIN)/python docs/identifiability_tables.py identify_out design_out
+
+sensitivity: env  ## what drives the outcomes of a run of your own, into the docs (RUN=folder of reinfuse fit)
+	$(BIN)/reinfuse sensitivity $(RUN) --outcome cmax,auc28,nadir,best,pfs1,benefit,transgene,burden --samples 4096 \
+	    --out sensitivity_out --force
+	$(BIN)/python docs/sensitivity_tables.py sensitivity_out
 
 sbc: env  ## calibration of the whole fit, 200 cohorts; hours, goes on where it was (SBC="--cluster tcp://HOST:PORT")
 	$(BIN)/reinfuse calibrate sbc --out sbc_out --resume --docs docs $(SBC)

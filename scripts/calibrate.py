@@ -24,7 +24,7 @@ def command(
     draws: Annotated[int, typer.Option(help="Kept draws of each chain, to begin with.")] = 500,
     tune: Annotated[int, typer.Option(help="Warm-up sweeps of each chain.")] = 300,
     chains: Annotated[int, typer.Option(help="Chains of each fit.")] = 2,
-    thin: Annotated[int, typer.Option(help="Sweeps per kept draw.")] = 2,
+    thin: Annotated[int, typer.Option(help="Sweeps per kept draw; each is repeated in small cohorts.")] = 2,
     longest: Annotated[int, typer.Option(help="A fit that has not settled goes on up to so many times --draws.")] = 4,
     ranks: Annotated[int, typer.Option(help="Draws that the truth is compared with.")] = 99,
     seed: Annotated[int, typer.Option(help="Seed of everything.")] = 1,

@@ -16,7 +16,7 @@ def command(
     cores: Annotated[int, typer.Option(help="Chains at a time; does not change the result.")] = 2,
     force: Annotated[bool, typer.Option("--force", help="Write over an earlier demo.")] = False,
 ) -> None:
-    """Do the whole job on the bundled cohort: check, fit, second infusions, report.
+    """Do the whole job on the bundled cohort: check, fit, second infusions, sensitivity, report.
 
     The cohort is synthetic: simulated from the model, with the visits and assays of a real study.
     """
@@ -31,6 +31,7 @@ def command(
     from reinfuse.scripts.diagnose import judge
     from reinfuse.scripts.fit import shown
     from reinfuse.scripts.retreat import retreat
+    from reinfuse.scripts.sensitivity import sensitivity
 
     console = Console()
     console.print(NOTICE, style="bold")
@@ -65,6 +66,16 @@ def command(
         force=force,
         console=console,
     )
+    sensitivity(
+        run=out / "run",
+        out=out / "sensitivity",
+        outcomes=["cmax", "pfs1"],
+        samples=256 if quick else 1024,
+        draws=50 if quick else 1000,
+        seed=seed,
+        force=force,
+        console=console,
+    )
     console.print()
     console.print("Where to look:", style="bold")
     for place, what in (
@@ -73,6 +84,7 @@ def command(
         ("run/summary.csv", "every parameter with its interval and diagnostics"),
         ("retreat/summary.csv", "outcomes of the second infusion"),
         ("retreat/contrasts.csv", "what each arm gains or loses, patient by patient"),
+        ("sensitivity/indices.csv", "which numbers the peak and the first PFS answer to"),
         ("retreat/figures", "survival, swimmer and waterfall plots, the anchor study beside the simulation"),
     ):
         console.print(f"  {out / place}: {what}", highlight=False)

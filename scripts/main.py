@@ -25,6 +25,7 @@ COMMANDS = (
     "retreat",
     "sensitivity",
     "compare",
+    "identify",
     "calibrate",
     "models",
     "report",

@@ -1,0 +1,51 @@
+"""Write the tables and pictures of `docs/sensitivity.md` from a finished analysis.
+
+``python docs/sensitivity_tables.py FOLDER`` reads what `reinfuse sensitivity … --out FOLDER` left, and writes
+``docs/generated/sensitivity_*.md`` and ``docs/images/sensitivity_*.png``. `make sensitivity` runs both.
+"""
+
+import json
+import shutil
+import sys
+from datetime import date
+from pathlib import Path
+
+import pandas as pd
+
+DOCS = Path(__file__).parent
+PICTURES = ("ranked_pfs1", "heat_map", "over_time_transgene", "over_time_burden", "convergence_pfs1")
+SHOWN = 6
+
+
+def main() -> None:
+    """Write them all."""
+    folder = Path(sys.argv[1])
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    versions = ", ".join(f"{name} {run['versions'][name]}" for name in ("reinfuse", "numpy", "numba"))
+    made = f"`make sensitivity`, {date.today()}; {versions}; {run['source']}; {run['method']}, {run['runs']:,} runs"
+    indices = pd.read_csv(folder / "indices.csv")
+    write("indices", made, table(indices[~indices["outcome"].str.contains("@")]))
+    write("words", made, "\n".join(f"- {sentence}" for sentence in run["words"]))
+    for name in PICTURES:
+        shutil.copy(folder / "figures" / f"{name}.png", DOCS / "images" / f"sensitivity_{name}.png")
+
+
+def write(name: str, made: str, text: str) -> None:
+    """One part of a page."""
+    (DOCS / "generated" / f"sensitivity_{name}.md").write_text(f"{made}.\n\n{text}\n", encoding="utf-8")
+
+
+def table(indices: pd.DataFrame) -> str:
+    """The foremost inputs of every outcome."""
+    lines = ["| outcome | " + " | ".join(f"{i + 1}" for i in range(SHOWN)) + " |", "|" + " --- |" * (SHOWN + 1)]
+    for name, rows in indices.groupby("outcome", sort=False):
+        cells = [
+            f"{row['parameter']} {row['value']:.2f} [{row['lower']:.2f}, {row['upper']:.2f}]"
+            for row in rows.nlargest(SHOWN, "value").to_dict("records")
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What data can know: exact elasticities, information of a design, profiles, and which samples to take."""

@@ -1,0 +1,1 @@
+"""Global sensitivity: which numbers drive an outcome, over their whole range."""

@@ -1,0 +1,112 @@
+"""Inputs and read-outs of virtual patients: the laboratory's own numbers, and exact derivatives."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.special import ndtr
+
+from reinfuse.fits.retreatment.scenarios import load
+from reinfuse.fits.retreatment.virtual_patients import from_prior
+from reinfuse.fits.sensitivity.gradients import gradient
+from reinfuse.fits.sensitivity.inputs import NODES, REACH, Inputs, from_cohort, from_population
+from reinfuse.fits.sensitivity.outcomes import UNDEFINED, Reader, expanded
+from reinfuse.fits.sensitivity.study import check_suits
+from reinfuse.model.errors import ReinfuseError
+
+FILE = load(None)
+
+
+@pytest.fixture(scope="module")
+def prior() -> Inputs:
+    products = [FILE.product(name) for name in FILE.product_names]
+    population = from_prior(rng=np.random.default_rng(1), products=products, n_draws=4096, options="real")
+    return from_population(population, rng=np.random.default_rng(2), n=4096)
+
+
+def reader(inputs: Inputs, *names: str) -> Reader:
+    return Reader(
+        inputs=inputs, outcomes=expanded(names), file=FILE, scenario=FILE.scenarios[0], world=FILE.worlds[0],
+        options="real",
+    )  # fmt: skip
+
+
+def test_tabulated_marginals_are_those_of_the_patients(prior: Inputs) -> None:
+    place = prior.names.index("rho")
+    drawn = prior.at(np.random.default_rng(3).standard_normal((20_000, prior.k)))[:, place]
+    patients = prior.quantiles[:, place]
+    at = ndtr(np.linspace(-REACH, REACH, NODES))
+    for level in (0.1, 0.5, 0.9):
+        assert np.quantile(drawn, level) == pytest.approx(np.interp(level, at, patients), rel=0.02)
+
+
+def test_outcomes_of_a_few_are_those_within_many_and_one_row_is_one_patient(prior: Inputs) -> None:
+    values = prior.at(np.random.default_rng(4).standard_normal((40, prior.k)))
+    many, status = reader(prior, "cmax", "pfs1", "benefit").read(values)
+    few, _ = reader(prior, "cmax", "pfs1", "benefit").read(values[7:11])
+    np.testing.assert_array_equal(many[7:11], few)
+    assert set(np.unique(status)) <= {0, UNDEFINED}
+
+
+def test_exposure_alone_is_the_exposure_beside_the_rest(prior: Inputs) -> None:
+    values = prior.at(np.random.default_rng(5).standard_normal((64, prior.k)))
+    alone, _ = reader(prior, "cmax", "auc28").read(values)
+    beside, status = reader(prior, "cmax", "auc28", "nadir").read(values)
+    good = status == 0
+    np.testing.assert_allclose(alone[good], beside[good][:, :2], atol=1e-3)
+
+
+def test_who_does_not_relapse_has_no_benefit_and_no_second_course(prior: Inputs) -> None:
+    values = prior.at(np.random.default_rng(6).standard_normal((128, prior.k)))
+    found, status = reader(prior, "benefit", "pfs2").read(values)
+    without = np.isnan(found[:, 1]) & (status == 0)
+    assert without.any()
+    np.testing.assert_array_equal(found[without, 0], 0.0)
+
+
+@pytest.mark.parametrize("name", ["cmax", "auc28", "transgene@14", "transgene@90"])
+def test_derivatives_of_the_adjoint_are_those_of_differences(
+    name: str, prior: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reinfuse.fits.sensitivity.outcomes.TOLERANCE", 1e-9)
+    smooth = np.exp(0.3 * np.linspace(-REACH, REACH, NODES))[:, None]
+    middle = prior.at(np.zeros((1, prior.k)))
+    chosen = [
+        i for i, n in enumerate(prior.names) if n in ("rho", "tg", "dE", "dM", "feng", "KA", "gT", "f0 cilta-cel")
+    ]
+    some = prior.only([prior.names[i] for i in chosen])
+    some = replace(some, quantiles=middle[:, chosen] * smooth)
+    one, step = reader(some, name), 1e-3
+    node = 2 * REACH / (NODES - 1)
+    # in the middle of a piece of the tabulated quantiles, so that both sides lie on it
+    scores = (np.floor(np.random.default_rng(7).uniform(-1.5, 1.5, (4, some.k)) / node) + 0.5) * node
+    exact = gradient(one, name, scores)
+    for i in range(some.k):
+        move = np.zeros(some.k)
+        move[i] = step
+        high, low = (one.read(some.at(scores + sign * move))[0][:, -1] for sign in (1, -1))
+        np.testing.assert_allclose(exact[:, i], (high - low) / (2 * step), atol=2e-4)
+    assert np.abs(exact).max() > 0.01
+
+
+def test_outcomes_that_a_method_cannot_answer_for_are_refused_with_a_remedy() -> None:
+    with pytest.raises(ReinfuseError, match="benefit"):
+        check_suits("sobol", ("pfs2",))
+    with pytest.raises(ReinfuseError, match="no derivative"):
+        check_suits("dgsm", ("pfs1",))
+    with pytest.raises(ReinfuseError, match="choose from"):
+        expanded(["nonsense"])
+
+
+def test_a_virtual_cohort_keeps_its_correlation(tmp_path) -> None:
+    rng = np.random.default_rng(8)
+    z = rng.standard_normal((400, 2)) @ np.linalg.cholesky([[1.0, 0.8], [0.8, 1.0]]).T
+    path = tmp_path / "cohort.csv"
+    rows = "\n".join(f"{i},{np.exp(a) * 1e11:.6g},{np.exp(0.2 * b):.6g}" for i, (a, b) in enumerate(z))
+    path.write_text(f"ID,B0,rho\n{rows}\n", encoding="utf-8")
+    found = from_cohort(path, options="real", rng=rng)
+    assert found.dependent[0][:2] == ("B0", "rho")
+    assert found.dependent[0][2] == pytest.approx(0.8, abs=0.07)
+    path.write_text("ID,weight\n1,70\n", encoding="utf-8")
+    with pytest.raises(ReinfuseError, match="no parameter"):
+        from_cohort(path, options="real", rng=rng)

@@ -1,0 +1,60 @@
+"""`reinfuse sensitivity`: what it writes, twice the same, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from reinfuse.model.errors import ReinfuseError
+from reinfuse.scripts.sensitivity import Method, sensitivity
+
+
+def run(place: Path, **options: object) -> Path:
+    given = {"outcomes": ["cmax", "auc28"], "method": Method.SOBOL, "samples": 32, **options}
+    sensitivity(run=None, out=place, console=Console(quiet=True), **given)  # type: ignore[arg-type]
+    return place
+
+
+def test_it_writes_what_the_interface_says_and_the_same_seed_writes_the_same(tmp_path: Path) -> None:
+    one, two = run(tmp_path / "one", second_order=True), run(tmp_path / "two", second_order=True)
+    table = pd.read_csv(one / "indices.csv")
+    assert {"outcome", "parameter", "index", "value", "lower", "upper", "interval"} == set(table.columns)
+    assert set(table["index"]) == {"first", "total", "second"}
+    for name in ("indices.csv", "convergence.csv", "failures.csv", "figures/ranked_cmax.png", "figures/pairs_cmax.csv"):
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+    said = json.loads((one / "run.json").read_text(encoding="utf-8"))
+    assert said["runs"] == 32 * (2 * len(said["inputs"]) + 2)
+    assert not (one / "runs").exists()
+    assert any("no data stand behind" in sentence for sentence in said["words"])
+
+
+@pytest.mark.parametrize("method", [Method.MORRIS, Method.SHAPLEY, Method.DGSM, Method.PAWN, Method.SHAPLEY_KNN])
+def test_every_method_goes_through(tmp_path: Path, method: Method) -> None:
+    place = run(tmp_path / "out", method=method, samples=128, vary=["rho", "tg", "B0"])
+    table = pd.read_csv(place / "indices.csv")
+    foremost = table[table["outcome"] == "cmax"].groupby("index", sort=False).head(3)
+    assert set(foremost["parameter"]) == {"rho", "tg", "B0"}
+    assert foremost["value"].max() > 0.1
+
+
+def test_bad_input_writes_nothing(tmp_path: Path) -> None:
+    for options, told in (
+        ({"outcomes": ["cmx"]}, "unknown outcome"),
+        ({"samples": 100}, "power of 2"),
+        ({"vary": ["nothing"]}, "no input"),
+        ({"outcomes": ["pfs2"]}, "relapse"),
+        ({"scenario": "none such"}, "no scenario"),
+        ({"outcomes": ["cmax"], "vary": ["P0"]}, "in all .* runs"),  # which no cell answers to
+    ):
+        with pytest.raises(ReinfuseError, match=told):
+            run(tmp_path / "out", **options)
+        assert not (tmp_path / "out").exists()
+
+
+def test_runs_that_are_gone_on_with_outlive_a_refusal(tmp_path: Path) -> None:
+    (tmp_path / "out" / "runs").mkdir(parents=True)
+    with pytest.raises(ReinfuseError, match="in all"):
+        run(tmp_path / "out", outcomes=["cmax"], vary=["P0"], resume=True)
+    assert any((tmp_path / "out" / "runs").iterdir())
