@@ -18,8 +18,8 @@ env: .venv/.stamp  ## make .venv with the locked versions
 demo: env  ## the whole job on the bundled cohort, into demo_out
 	$(BIN)/reinfuse demo --out demo_out --force
 
-test: env  ## the tests, notebook included
-	$(BIN)/pytest
+test: env  ## the tests, notebook included, in two processes
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 lint: env  ## style, types and the direction of imports
 	$(BIN)/ruff check .
