@@ -5,8 +5,8 @@ independent. A sweep has four moves, each of which leaves the posterior invarian
 
 1. *Joint*: a Hamiltonian trajectory of population and patients (see `joint`).
 2. *Patients*: each takes a trajectory of its deviations given the population, with its own step size and its own
-   acceptance; the few whose geometry allows only short steps take a long one besides, with steps of all sizes, for
-   where a ridge bends or narrows still shorter ones are needed.
+   acceptance, and where it is rejected a finer one. The few who change most slowly from sweep to sweep take a long
+   one besides, with steps of many sizes, for where a ridge bends or narrows shorter ones are needed.
 3. *Jumps*: each patient jumps by its own states of the warm-up (see `archive`), the more often the less often it gets
    away, and within its prior.
 4. *Spread*: given every patient's own parameters (population value plus deviation), the likelihood no longer speaks:
@@ -35,10 +35,14 @@ from .joint import Joint
 
 #: Arrays by name, as they go to a file.
 type State = Mapping[str, NDArray[Any]]
+#: Deviations, momenta (n, q), log-likelihoods (n,) and their slopes (n, q): an end of trajectories.
+type Leg = tuple[Floats, Floats, Floats, Floats]
 
 PATIENT_LEAPFROGS: Final = 5
-LONG_LEAPFROGS: Final = 20  # of patients with short steps
-SHORTER: Final = 0.1  # times a patient's own step: the shortest of such a trajectory
+FINER: Final = 4.0  # times shorter are the steps of who rejects those
+FINER_LEAPFROGS: Final = 10
+LONG_LEAPFROGS: Final = 80  # of the slowest patients
+SHORTER: Final = 0.3  # times a patient's own step: the shortest of such a trajectory
 PATIENT_LONGEST: Final = 0.6  # of a step, in units of a patient's site
 JOINT_STEPS: Final = 25
 JOINT_LONGEST: Final = 0.8
@@ -51,9 +55,10 @@ SUCCESSES: Final = 0.6  # of those, wanted
 LOCAL: Final = 2  # jumps along differences, and within the prior
 LOCAL_OF_STUCK: Final = 4  # further ones of those who rarely get away
 DIVERGENT: Final = 1000.0  # energy error that counts as a divergence, as in Stan
+TINY: Final = 1e-9  # variance of those who never moved
 WIDER: Final = 2.0  # than the curvature says, population values are taken to be at first
 ADAPTED: Final = ("steps", "joint_step")  # step sizes of a sampler
-KEPT: Final = ("h", "b", "freed", "copies", "stuck")  # arrays of a sampler's state
+KEPT: Final = ("h", "b", "freed", "copies", "stuck", "slow")  # arrays of a sampler's state
 
 
 @dataclass
@@ -106,6 +111,7 @@ class Sampler:
     tried: int = field(default=0, init=False)
     copies: NDArray[np.int64] = field(init=False)
     stuck: NDArray[np.int64] = field(init=False)
+    slow: NDArray[np.int64] = field(init=False)
     _known: tuple[Floats, Floats] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -113,6 +119,7 @@ class Sampler:
         self.freed = np.zeros(len(self.b))
         self.copies = np.full(len(self.b), JUMPS)
         self.stuck = np.arange(min(WIDTH, len(self.b)))
+        self.slow = self.stuck.copy()
 
     @property
     def coordinates(self) -> Coordinates:
@@ -196,33 +203,80 @@ class Sampler:
     def patients(self, tune: bool) -> tuple[Floats, int]:
         """A trajectory of every patient's deviations, given the population."""
         step = self.steps.step * self.rng.uniform(0.8, 1.2, len(self.b))
-        chance, divergent = self._move_patients(None, step, PATIENT_LEAPFROGS)
+        chance, divergent = self._move_patients(None, step, PATIENT_LEAPFROGS, FINER_LEAPFROGS)
         if tune:
             self.steps.update(chance)
         return chance, divergent
 
     def long_trajectories(self) -> tuple[Floats, int]:
-        """Long trajectories of the patients with the shortest steps (`narrow`): along narrow ridges."""
+        """Long trajectories of the slowest patients: along narrow ridges."""
         step = self.steps.step * np.exp(self.rng.uniform(math.log(SHORTER), 0.0, len(self.b)))
-        return self._move_patients(self.narrow, step, LONG_LEAPFROGS)
+        return self._move_patients(self.slow, step, LONG_LEAPFROGS)
 
-    @property
-    def narrow(self) -> NDArray[np.int64]:
-        """Patients with the shortest steps: so many as are solved at once."""
-        return np.sort(np.argsort(self.steps.step, kind="stable")[:WIDTH]).astype(np.int64)
+    def learn_slow(self, visited: Floats) -> None:
+        """Find so many patients as are solved at once who change least from state to state, of standardised deviations.
 
-    def _move_patients(self, who: NDArray[np.int64] | None, step: Floats, count: int) -> tuple[Floats, int]:
-        """Trajectories of some patients, all if None, of ``count`` steps (n,): chances to accept, how many diverged."""
-        density, loglik, slope = self.posterior.conditional(self.h, who), *self._likelihood()
-        moved = np.ones(len(self.b), dtype=bool) if who is None else np.isin(np.arange(len(self.b)), who)
-        momentum, root = self.rng.standard_normal(self.b.shape), self.coordinates.roots(self.h)
-        y, p, new, new_slope = density.trajectory(self.b, slope, momentum, step, root, count)
-        error = density.energy_error((self.b, momentum, loglik), (y, p, new))
-        chance = np.exp(np.minimum(-error, 0.0))
-        accepted = moved & (self.rng.uniform(size=len(self.b)) < chance)
-        self.b = np.where(accepted[:, None], y, self.b)
-        self._known = np.where(accepted, new, loglik), np.where(accepted[:, None], new_slope, slope)
-        return chance, int((error > DIVERGENT)[moved].sum())
+        A patient is as slow as the combination of its deviations whose changes are smallest against its spread.
+
+        Parameters
+        ----------
+        visited
+            (count, n, q), in the order in which they were visited.
+        """
+        away, change = visited - visited.mean(axis=0), np.diff(visited, axis=0)
+        spread, rate = (np.einsum("snq,snr->nqr", x, x) / len(x) for x in (away, change))
+        rate += TINY * np.eye(visited.shape[2])
+        least = np.linalg.eigvals(np.linalg.solve(spread + TINY * np.eye(visited.shape[2]), rate)).real.min(axis=1)
+        self.slow = np.sort(np.argsort(least, kind="stable")[:WIDTH]).astype(np.int64)
+
+    def _move_patients(
+        self, who: NDArray[np.int64] | None, step: Floats, count: int, finer: int = 0
+    ) -> tuple[Floats, int]:
+        """A trajectory of some patients, all if None, of ``count`` steps (n,).
+
+        Who rejects it takes ``finer`` steps of a fraction of that length from the same start with the same momentum.
+        Delayed rejection (Modi, Barnett & Carpenter 2024) accepts them as if the first had never been a way back.
+
+        Returns
+        -------
+        chance
+            (n,) to accept the first trajectory.
+        divergent
+            How many patients diverged, with the finer steps too if there are any.
+        """
+        n, root = len(self.b), self.coordinates.roots(self.h)
+        loglik, slope = self._likelihood()
+        start = self.b, self.rng.standard_normal(self.b.shape), loglik, slope
+
+        def go(who: NDArray[np.int64] | None, start: Leg, step: Floats, count: int) -> tuple[Leg, Floats]:
+            b, momentum, loglik, slope = start
+            density = self.posterior.conditional(self.h, who)
+            end = density.trajectory(b, slope, momentum, step, root, count)
+            return end, density.energy_error((b, momentum, loglik), end[:3])
+
+        def accept(who: NDArray[np.int64], log_chance: Floats, end: Leg) -> NDArray[np.int64]:
+            """Some patients, with their chances, go to where a trajectory ended; who does not."""
+            taken = np.log(self.rng.uniform(size=n))[who] < log_chance
+            gone = np.zeros(n, dtype=bool)
+            gone[who[taken]] = True
+            self.b = np.where(gone[:, None], end[0], self.b)
+            loglik, slope = self._likelihood()
+            self._known = np.where(gone, end[2], loglik), np.where(gone[:, None], end[3], slope)
+            return who[~taken]
+
+        end, error = go(who, start, step, count)
+        chance = np.minimum(-error, 0.0)
+        rest = accept(np.arange(n) if who is None else who, chance if who is None else chance[who], end)
+        if not (finer and rest.size):
+            return np.exp(chance), int((error[rest] > DIVERGENT).sum())
+        end, again = go(rest, start, step / FINER, finer)
+        divergent = int(((error > DIVERGENT) & (again > DIVERGENT))[rest].sum())
+        rest, (b, momentum, loglik, slope) = rest[np.isfinite(again[rest])], end
+        _, back = go(rest, (b, -momentum, loglik, slope), step, count)
+        with np.errstate(divide="ignore"):  # whose way back is sure to be the first trajectory stays
+            rejected, refused = (np.log(-np.expm1(np.minimum(-x[rest], 0.0))) for x in (error, back))
+        accept(rest, refused - rejected - again[rest], end)
+        return np.exp(chance), divergent
 
     def jumps(self, tune: bool) -> None:
         """Metropolis steps of every patient that need no smooth path: along ridges, over plateaus, between modes."""
@@ -350,13 +404,13 @@ class Sampler:
         divergent += more + self.long_trajectories()[1]
         self.jumps(tune)
         self.spread()
-        divergent += self.patients(tune)[1] + self.long_trajectories()[1]
+        divergent += self.patients(tune)[1]
         self.spread()
         return {
             "diverging": float(divergent > 0),
             "divergent_trajectories": float(divergent),
-            "trajectories": float(1 + 2 * (len(self.b) + len(self.narrow))),
-            "n_steps": float(JOINT_STEPS + 2 * (PATIENT_LEAPFROGS + LONG_LEAPFROGS)),
+            "trajectories": float(1 + 2 * len(self.b) + len(self.slow)),  # a second try is none of its own
+            "n_steps": float(JOINT_STEPS + 2 * PATIENT_LEAPFROGS + LONG_LEAPFROGS),
             "step_size": float(self.joint_step.step[0]),
             "mean_tree_accept": accepted,
             "patient_accept": float(chance.mean()) if chance.size else 1.0,

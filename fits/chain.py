@@ -17,8 +17,8 @@ type Tick = Callable[[int], None]
 #: Offered the state at every draw and sweep of the warm-up; calls for it when it wants to keep it.
 type Save = Callable[[Callable[[], State]], None]
 
-FEWEST: Final = 60  # patients: a sweep of fewer is repeated, at most so often, for few patients mix worse and cost less
-MOST_REPEATS: Final = 3
+FEWEST: Final = 40  # patients: a sweep of at most half as many is repeated, for few patients mix worse and cost less
+MOST_REPEATS: Final = 2
 LEARN: Final = (1 / 6, 1 / 3, 1 / 2, 3 / 4, 1)  # parts of the warm-up after which the chain learns from it
 
 
@@ -58,8 +58,8 @@ class Chain:
         """How often a sweep is done where one is asked for."""
         return min(max(FEWEST // max(len(self.sampler.b), 1), 1), MOST_REPEATS)
 
-    def run(self, tick: Tick, save: Save) -> xr.Dataset:
-        """All that is left of it; what `sample_chain` returns."""
+    def run(self, tick: Tick, save: Save) -> None:
+        """Do all that is left of it."""
         while self.warmed < self.tune:
             self._warm()
             tick(1)
@@ -68,6 +68,9 @@ class Chain:
             self._draw()
             tick(self.thin)
             save(self.state)
+
+    def found(self) -> xr.Dataset:
+        """What `sample_chain` returns."""
         columns = {name: (("draw",), np.array(values)) for name, values in self.statistics.items()}
         return xr.Dataset({"x": (("draw", "coordinate"), self.kept)} | columns)
 
@@ -96,6 +99,7 @@ class Chain:
             chain.joint_step = joint_steps(float(chain.joint_step.step[0]))
         if chain.b.size:
             chain.learn_copies()
+            chain.learn_slow(np.array([z for _, z in self._visited[self.warmed // 3 :]]))
             self._archive(self.warmed)
 
     def _archive(self, count: int) -> None:
@@ -120,21 +124,37 @@ class Chain:
         """Everything that a chain needs to go on, and its draws so far."""
         found: dict[str, NDArray[Any]] = {f"sampler.{key}": value for key, value in self.sampler.state().items()}
         found |= {f"statistic.{name}": np.array(values) for name, values in self.statistics.items()}
-        found["done"] = np.array([self.warmed, self.drawn, self._archived])
+        found["done"] = np.array([self.warmed, self.drawn, self._archived, self.thin])
         found["kept"] = self.kept[: self.drawn]
         found["visited.h"] = _stacked([h for h, _ in self._visited], self.sampler.h)
         found["visited.z"] = _stacked([z for _, z in self._visited], self.sampler.b)
         return found
 
     def restore(self, state: State) -> None:
-        """Go on from a `state`, bit for bit."""
+        """Go on from a `state`, bit for bit.
+
+        One of fewer sweeps per draw, by a factor of 2 or more of them, has every second draw dropped as often. With an
+        even number of draws it is then what it would be had it been drawn so from the start.
+        """
         self.sampler.restore(_under("sampler.", state))
-        self.warmed, self.drawn, archived = (int(x) for x in state["done"])
+        self.warmed, self.drawn, archived = (int(x) for x in state["done"][:3])
         self.kept[: self.drawn] = state["kept"]
         self.statistics = {name: values.tolist() for name, values in _under("statistic.", state).items()}
         self._visited = list(zip(state["visited.h"], state["visited.z"], strict=True))
         if archived:
             self._archive(archived)
+        for _ in range((self.thin // sweeps_per_draw(state)).bit_length() - 1):
+            self._drop_every_second()
+
+    def _drop_every_second(self) -> None:
+        """Of the draws so far; the last one stays."""
+        first = (self.drawn + 1) % 2
+        some = self.kept[first : self.drawn : 2].copy()
+        for name, values in self.statistics.items():
+            pairs = [values[max(k - 1, 0) : k + 1] for k in range(first, self.drawn, 2)]
+            self.statistics[name] = [_over_sweeps(name, pair) for pair in pairs]
+        self.drawn = len(some)
+        self.kept[: self.drawn] = some
 
 
 def sample_chain(
@@ -148,6 +168,7 @@ def sample_chain(
     tick: Tick,
     saved: State | None = None,
     save: Save = lambda state: None,
+    end: Callable[[State], None] = lambda state: None,
 ) -> xr.Dataset:
     """One chain from a start near the centre, or from where it was.
 
@@ -167,6 +188,8 @@ def sample_chain(
         `Chain.state` of the same chain, to go on from: the result is the same to the last bit.
     save
         Offered the state as the chain goes on.
+    end
+        Given the last state.
 
     Returns
     -------
@@ -191,7 +214,14 @@ def sample_chain(
     if saved is not None:
         chain.restore(saved)
         tick(chain.sweeps)
-    return chain.run(tick, save)
+    chain.run(tick, save)
+    end(chain.state())
+    return chain.found()
+
+
+def sweeps_per_draw(state: State) -> int:
+    """Of the chain whose state it is."""
+    return int(state["done"][3])
 
 
 def joint_steps(start: float) -> DualAveraging:

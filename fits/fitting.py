@@ -21,6 +21,7 @@ from reinfuse.model.errors import ReinfuseError
 from .blocks import State
 from .cohort import Cohort
 from .comparison import POPULATION_DRAWS, Integrals, integrals, leave_one_out
+from .converging import Progress, sample_until_converged
 from .geometry import Posterior, prepare
 from .holdout import CUTOFFS, POPULATIONS, forecast
 from .hypotheses import NULL_OF, RECORD, TO_BE_FITTED
@@ -43,11 +44,9 @@ from .results import (
     prior_draws,
 )
 from .run import MODEL_FILE, PRODUCTS_FILE, RunFolder, provenance, settings_hash, sha256_of
-from .sampling import Settings, sample, sampler_name
+from .sampling import Settings, sampler_name
 
 type Floats = NDArray[np.float64]
-#: Opens a progress display: title and number of steps in, a function that advances it out.
-type Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 LIKELIHOOD_DRAWS: Final = 500
 LONGEST_CURVE: Final = 750.0
@@ -245,7 +244,7 @@ def _fill(
     resume: bool,
     progress: Progress,
 ) -> dict[str, int]:
-    """Explore, sample, predict and write; how often the solver failed, and took its implicit method."""
+    """Explore, sample, predict and write; counts for the record, of what the solver and the sampler did."""
     finished = {k: run.load_chain(k).to_dataset() for k in run.finished_chains(identity)} if resume else {}
     begun = {k: state for k in range(settings.chains) if resume and (state := run.load_state(k, settings=identity))}
     rng = np.random.default_rng([settings.seed, 0])
@@ -253,20 +252,19 @@ def _fill(
         coordinates = prepare(problem, log_density, layout(problem), rng)
         tick(1)
     clock.stop("setup")
-    left = settings.chains - len(finished)
-    with progress("Sampling", max(1, left * settings.steps)) as tick:
-        sampled = sample(
-            problem,
-            log_density,
-            coordinates,
-            settings,
-            cores=cores,
-            tick=tick,
-            finished=finished,
-            keep=lambda chain, draws: _keep(run, chain, draws, identity),
-            begun=begun,
-            save=_Saver(run, identity),
-        )
+    sampled = sample_until_converged(
+        problem,
+        log_density,
+        coordinates,
+        settings,
+        cores=cores,
+        progress=progress,
+        finished=finished,
+        keep=lambda chain, draws: _keep(run, chain, draws, identity),
+        begun=begun,
+        save=_Saver(run, identity),
+        end=lambda chain, state: run.save_state(chain, state, settings=identity),
+    )
     clock.stop("sampling")
     with progress("Predicting", 1) as tick:
         tree = assemble(problem, sampled, np.random.default_rng([settings.seed, 1]))
@@ -278,7 +276,9 @@ def _fill(
     if not problem.own:
         run.write_forecast(_withheld(problem, draws, settings.seed, cores, progress))
     clock.stop("post")
-    return {name: int(sampled.attrs.get(name, 0)) for name in ("solver_failures", "solved_implicitly")}
+    return {
+        name: int(sampled.attrs.get(name, 0)) for name in ("solver_failures", "solved_implicitly", "sweeps_per_draw")
+    }
 
 
 def _keep(run: RunFolder, chain: int, draws: xr.Dataset, identity: str) -> None:

@@ -475,7 +475,6 @@ class RunFolder:
         (self.path / CHAINS_FOLDER).mkdir(exist_ok=True)
         name = f"{CHAINS_FOLDER}/chain-{chain}.nc"
         write_whole(self.path / name, lambda temporary: _write_tree(tree, temporary))
-        (self.path / CHAINS_FOLDER / f"state-{chain}.npz").unlink(missing_ok=True)
         return self.path / name
 
     def load_chain(self, chain: int) -> xr.DataTree:

@@ -50,6 +50,8 @@ class Settings:
         Sweeps per kept draw (blocks only); each is repeated in small cohorts, see `chain`.
     sampler
         ``blocks`` or ``nutpie``.
+    extensions
+        How often sampling goes on for as long again where it has not converged, see `converging` (blocks only).
     """
 
     draws: int = 400
@@ -58,11 +60,12 @@ class Settings:
     seed: int = 1
     thin: int = 2
     sampler: str = "blocks"
+    extensions: int = 2
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
             raise ReinfuseError(f"unknown sampler {self.sampler!r}; use one of {', '.join(SAMPLERS)}")
-        for name, least in (("draws", 10), ("tune", 50), ("chains", 1), ("thin", 1)):
+        for name, least in (("draws", 10), ("tune", 50), ("chains", 1), ("thin", 1), ("extensions", 0)):
             if getattr(self, name) < least:
                 raise ReinfuseError(f"{name} is {getattr(self, name)}; give at least {least}")
 
@@ -171,6 +174,7 @@ def sample(
     keep: Callable[[int, xr.Dataset], None] = lambda chain, draws: None,
     begun: Mapping[int, State] | None = None,
     save: Callable[[int, Callable[[], State]], None] = lambda chain, state: None,
+    end: Callable[[int, State], None] = lambda chain, state: None,
 ) -> xr.Dataset:
     """All chains, ``cores`` at a time.
 
@@ -196,6 +200,8 @@ def sample(
         States of chains to go on from, by number (blocks only).
     save
         Offered the state of each chain as it goes on, to be called for when it is wanted (blocks only).
+    end
+        Given the last state of each chain (blocks only).
 
     Returns
     -------
@@ -228,6 +234,7 @@ def sample(
             tick=locked,
             saved=(begun or {}).get(chain),
             save=partial(save, chain),
+            end=partial(end, chain),
         )
 
     missing = [k for k in range(settings.chains) if k not in done]

@@ -10,7 +10,7 @@ import typer
 from reinfuse.scripts._shell import NOTICE, complain, progress, run_alone
 
 #: Options that say what a fit is; how it is run may differ.
-RECIPE = ("cohort", "products", "model", "variant", "draws", "tune", "thin", "chains", "seed", "sampler")
+RECIPE = ("cohort", "products", "model", "variant", "draws", "tune", "thin", "chains", "seed", "sampler", "extensions")
 
 
 @contextmanager
@@ -47,6 +47,12 @@ def command(
     chains: Annotated[int, typer.Option(help="Number of chains.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed of everything.")] = 1,
     sampler: Annotated[str, typer.Option(help="blocks (default) or nutpie.")] = "blocks",
+    extensions: Annotated[
+        int,
+        typer.Option(
+            help="How often sampling may go on for as long again, every second draw kept, until it converges."
+        ),
+    ] = 2,
     cores: Annotated[int, typer.Option(help="Chains at a time; does not change the result.")] = 2,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with this run where it was interrupted or killed.")
@@ -83,7 +89,9 @@ def command(
     from reinfuse.model.products import load_products, register
     from reinfuse.scripts.diagnose import judge
 
-    settings = Settings(draws=draws, tune=tune, thin=thin, chains=chains, seed=seed, sampler=sampler)
+    settings = Settings(
+        draws=draws, tune=tune, thin=thin, chains=chains, seed=seed, sampler=sampler, extensions=extensions
+    )
     recipe = None
     if repeat is not None:
         sources = {name: context.get_parameter_source(name) for name in RECIPE}

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from reinfuse.fits import blocks
 from reinfuse.fits.archive import Archive
 from reinfuse.fits.blocks import LONG_LEAPFROGS, PATIENT_LONGEST, DualAveraging, Sampler, regressions
 from reinfuse.fits.chain import joint_steps
 from reinfuse.fits.conditional import Conditional
 from reinfuse.fits.joint import Joint
+from reinfuse.model.kernels.lanes import WIDTH
 
 from .gaussian_model import EFFECT, LOG_1, LOG_2, P1, P2, S1, S2, D, GaussianModel, Q
 
@@ -71,9 +73,16 @@ def slower(sampler: Sampler) -> float:
     return sampler.move_jointly(False)[0]
 
 
+def trying_again(sampler: Sampler) -> float:
+    """With steps so long that many a trajectory is rejected."""
+    sampler.steps.step[:] = 1.6
+    return float(sampler.patients(False)[0].mean())
+
+
 MOVES = {
     "patients": lambda s: float(s.patients(False)[0].mean()),
-    "long trajectories": lambda s: float(s.long_trajectories()[0][s.narrow].mean()),
+    "patients, trying again": trying_again,
+    "long trajectories": lambda s: float(s.long_trajectories()[0][s.slow].mean()),
     "jumps": lambda s: s.jumps(False),
     "spread": lambda s: s.spread(),
     "joint": lambda s: s.move_jointly(False)[0],
@@ -107,20 +116,35 @@ def test_a_move_leaves_the_posterior_as_it_is(model, move):
 
 
 def test_a_sweep_counts_what_it_did(model, monkeypatch):
-    """Trajectories and leapfrog steps, for the share that diverged is one of them."""
+    """Trajectories and leapfrog steps but for second tries, for the share that diverged is one of them."""
+    monkeypatch.setattr(blocks, "FINER_LEAPFROGS", 0)
     sampler = sampler_of(model, seed=4)
     steps = []
     for owner, everyone in ((Joint, 1), (Conditional, model.n)):
         real = owner.trajectory
 
         def counting(*arguments, real=real, everyone=everyone):
-            steps.append((sampler.narrow.size if arguments[-1] == LONG_LEAPFROGS else everyone, arguments[-1]))
+            steps.append((sampler.slow.size if arguments[-1] == LONG_LEAPFROGS else everyone, arguments[-1]))
             return real(*arguments)
 
         monkeypatch.setattr(owner, "trajectory", counting)
     said = sampler.sweep(tune=False)
     assert said["trajectories"] == sum(patients for patients, _ in steps)
     assert said["n_steps"] == sum(count for _, count in steps)
+
+
+def test_the_slowest_patients_are_found(model):
+    """Whose deviations are an autoregression in one direction, however wide, and not in any by itself."""
+    sampler, rng = sampler_of(model, seed=6), np.random.default_rng(7)
+    count, crowd = 400, 3 * WIDTH
+    noise = rng.standard_normal((2, count, crowd))
+    slow = noise[0].copy()
+    chosen = np.array([1, 5, 6, 9, 12, 17, 20, 22])
+    for k in range(1, count):
+        slow[k, chosen] = 0.9 * slow[k - 1, chosen] + np.sqrt(1 - 0.9**2) * noise[0, k, chosen]
+    wide = np.where(np.arange(crowd) % 2, 10.0, 0.1)
+    sampler.learn_slow(np.stack([wide * (slow + 3.0 * noise[1]), wide * (slow - 3.0 * noise[1])], axis=-1))
+    np.testing.assert_array_equal(sampler.slow, chosen)
 
 
 def test_spread_leaves_every_patients_own_values(model):

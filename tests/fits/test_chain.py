@@ -48,13 +48,13 @@ class Killed(Exception):
 DRAWS, TUNE, THIN = 12, 48, 2
 
 
-def chain_of(model, ticks, **settings):
+def chain_of(model, ticks, thin=THIN, draws=DRAWS, **settings):
     return sample_chain(
         model,
         model.coordinates(),
-        draws=DRAWS,
+        draws=draws,
         tune=TUNE,
-        thin=THIN,
+        thin=thin,
         seed=3,
         tick=ticks.append,
         **settings,
@@ -84,3 +84,25 @@ def test_it_goes_on_from_a_saved_state_bit_for_bit(whole, end, tmp_path):
     assert ticks[0] == (end if end <= TUNE else TUNE + (end - TUNE) * THIN)
     for name in whole.data_vars:
         np.testing.assert_array_equal(again[name], whole[name], err_msg=str(name))
+
+
+@pytest.mark.parametrize("times", [2, 4])
+def test_a_chain_that_goes_on_is_one_with_more_sweeps_per_draw(times):
+    states, ticks = [], []
+    chain_of(GaussianModel(), [], end=states.append)
+    longer = chain_of(GaussianModel(), ticks, thin=times * THIN, saved=states[0])
+    assert sum(ticks) == TUNE + DRAWS * times * THIN
+    assert ticks[0] == TUNE + DRAWS * THIN
+    from_the_start = chain_of(GaussianModel(), [], thin=times * THIN)
+    np.testing.assert_array_equal(longer["x"], from_the_start["x"])
+    for name in from_the_start.data_vars:  # their means are means of means
+        np.testing.assert_allclose(longer[name], from_the_start[name], rtol=1e-12, err_msg=str(name))
+
+
+def test_of_an_odd_number_of_draws_the_last_stays():
+    states = []
+    short = chain_of(GaussianModel(), [], draws=5, end=states.append)
+    longer = chain_of(GaussianModel(), [], draws=5, thin=2 * THIN, saved=states[0])
+    np.testing.assert_array_equal(longer["x"][:3], short["x"][::2])
+    assert longer.sizes["draw"] == 5
+    assert longer["trajectories"][1] == 2 * short["trajectories"][1]
