@@ -55,6 +55,7 @@ SUCCESSES: Final = 0.6  # of those, wanted
 LOCAL: Final = 2  # jumps along differences, and within the prior
 LOCAL_OF_STUCK: Final = 4  # further ones of those who rarely get away
 DIVERGENT: Final = 1000.0  # energy error that counts as a divergence, as in Stan
+SLOW: Final = 0.8  # of the median change of patients: who changes less is slow
 TINY: Final = 1e-9  # variance of those who never moved
 WIDER: Final = 2.0  # than the curvature says, population values are taken to be at first
 ADAPTED: Final = ("steps", "joint_step")  # step sizes of a sampler
@@ -119,7 +120,7 @@ class Sampler:
         self.freed = np.zeros(len(self.b))
         self.copies = np.full(len(self.b), JUMPS)
         self.stuck = np.arange(min(WIDTH, len(self.b)))
-        self.slow = self.stuck.copy()
+        self.slow = np.arange(0)
 
     @property
     def coordinates(self) -> Coordinates:
@@ -210,13 +211,16 @@ class Sampler:
 
     def long_trajectories(self) -> tuple[Floats, int]:
         """Long trajectories of the slowest patients: along narrow ridges."""
+        if not self.slow.size:
+            return np.ones(len(self.b)), 0
         step = self.steps.step * np.exp(self.rng.uniform(math.log(SHORTER), 0.0, len(self.b)))
         return self._move_patients(self.slow, step, LONG_LEAPFROGS)
 
     def learn_slow(self, visited: Floats) -> None:
-        """Find so many patients as are solved at once who change least from state to state, of standardised deviations.
+        """Find the patients who change least from state to state, of standardised deviations.
 
-        A patient is as slow as the combination of its deviations whose changes are smallest against its spread.
+        A patient is as slow as the combination of its deviations whose changes are smallest against its spread. The
+        slow ones are those far below the median, at most so many as are solved at once.
 
         Parameters
         ----------
@@ -227,7 +231,8 @@ class Sampler:
         spread, rate = (np.einsum("snq,snr->nqr", x, x) / len(x) for x in (away, change))
         rate += TINY * np.eye(visited.shape[2])
         least = np.linalg.eigvals(np.linalg.solve(spread + TINY * np.eye(visited.shape[2]), rate)).real.min(axis=1)
-        self.slow = np.sort(np.argsort(least, kind="stable")[:WIDTH]).astype(np.int64)
+        slowest = np.argsort(least, kind="stable")[:WIDTH]
+        self.slow = np.sort(slowest[least[slowest] < SLOW * np.median(least)])
 
     def _move_patients(
         self, who: NDArray[np.int64] | None, step: Floats, count: int, finer: int = 0

@@ -92,6 +92,8 @@ class Chain:
         chain = self.sampler
         if self.warmed < self.tune:
             chain.joint.weigh(chain.steps.step)
+        if chain.b.size:
+            chain.learn_slow(np.array([z for _, z in self._visited[self.warmed // 3 :]]))
         if 2 * self.warmed < self.tune:
             return
         if self.warmed < self.tune:
@@ -99,7 +101,6 @@ class Chain:
             chain.joint_step = joint_steps(float(chain.joint_step.step[0]))
         if chain.b.size:
             chain.learn_copies()
-            chain.learn_slow(np.array([z for _, z in self._visited[self.warmed // 3 :]]))
             self._archive(self.warmed)
 
     def _archive(self, count: int) -> None:

@@ -10,7 +10,7 @@ on, and the prior is added where a density is wanted.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from .problem import Problem
 
 type Floats = NDArray[np.float64]
 type Integers = NDArray[np.int64]
+
+#: Deviations, in their sds, beyond which nobody is followed: such solves are dear, and no posterior reaches there.
+FARTHEST: Final = 30.0
 
 
 class Conditional:
@@ -90,16 +93,18 @@ class Conditional:
         Returns
         -------
         b, momentum, loglik, slope
-            At the end. A trajectory that ran away has a log-likelihood that is not finite.
+            At the end. A trajectory that ran away, beyond `FARTHEST` at any step, has a log-likelihood that is not
+            finite. That depends on where it went alone, so the way back is the same.
         """
-        h, p, loglik = step[:, None], momentum, np.empty(0)
+        h, p, loglik, lost = step[:, None], momentum, np.empty(0), np.zeros(len(b), dtype=bool)
         with np.errstate(over="ignore", invalid="ignore"):  # whoever runs away is rejected by its energy
             for _ in range(count):
                 p = p + 0.5 * h * np.einsum("nqr,nq->nr", root, slope - b * self.precision)
                 b = b + h * np.einsum("nqr,nr->nq", root, p)
+                lost |= ~(b * b * self.precision <= FARTHEST**2).all(axis=1)
                 loglik, slope = self.likelihood(b)
                 p = p + 0.5 * h * np.einsum("nqr,nq->nr", root, slope - b * self.precision)
-        return b, p, loglik, slope
+        return b, p, np.where(lost, -np.inf, loglik), slope
 
 
 class KernelConditional(Conditional):
@@ -283,9 +288,9 @@ def _trajectory(
     loglik: Floats,
     slope: Floats,
 ) -> None:
-    """Leapfrog steps, in place."""
+    """Leapfrog steps, in place; whoever runs away is solved no more."""
     n, q = b.shape
-    half = 0.5 * step
+    half, near, left = 0.5 * step, order.copy(), order.size
     for _ in range(count):
         _kick(half, root, slope, b, precision, p)
         for i in range(n):
@@ -294,5 +299,17 @@ def _trajectory(
                 for r in range(q):
                     total += root[i, k, r] * p[i, r]
                 b[i, k] += step[i] * total
-        _evaluate(entry, order, posed, scales, made, b, True, loglik, slope)
+        kept = 0
+        for i in near[:left]:
+            inside = True
+            for k in range(q):
+                inside = inside and b[i, k] * b[i, k] * precision[k] <= FARTHEST**2
+            if inside:
+                near[kept] = i
+                kept += 1
+        left = kept
+        _evaluate(entry, near[:left], posed, scales, made, b, True, loglik, slope)
         _kick(half, root, slope, b, precision, p)
+    for i in order:
+        if not np.any(near[:left] == i):
+            loglik[i] = -np.inf

@@ -365,6 +365,7 @@ def relapse_drivers(
                 first_course=work.first_again(file.scenarios[place], rows),
                 factors=file.scenarios[place].hypotheses(file.worlds[0]),
                 rows=table(population.options),
+                product=file.product(file.scenarios[place].first.product),
                 favourable=favourable,
                 visit_interval=float(file.settings.visit_every_days),
                 group=np.array(GROUPS)[group[: rows.size]],

@@ -6,7 +6,7 @@ the patient, so that two arms differ only in what the scenario says.
 """
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -17,20 +17,12 @@ from reinfuse.model.parameters import Parameter, from_transformed, to_transforme
 from reinfuse.model.products import Product
 from reinfuse.model.products import product as known_product
 
+from .mechanisms import MECHANISMS
 from .scenarios import Bispecific, Scenario, ScenarioFile, SecondCourse, World
 from .virtual_patients import VirtualPatients
 
 type Floats = NDArray[np.float64]
 
-#: Parameters that each hypothesis multiplies. A multiplier of 0 switches the mechanism off.
-HYPOTHESES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {
-        "host_dysfunction": ("bR", "bXQ", "sline", "sres"),
-        "antigen_loss_fraction": ("fr",),
-        "anti_car_immunity": ("alA",),
-        "microenvironment": ("bX", "bK"),
-    }
-)
 #: Day before therapy: cells taken then come from T cells with the dysfunction Q0.
 BEFORE_THERAPY: Final = 0.0
 #: Share of BCMA-low cells at or above which the antigen-loss multiplier may not push a patient.
@@ -38,34 +30,44 @@ MOST_ANTIGEN_LOW: Final = 0.5
 
 
 def under_hypotheses(
-    parameters: Mapping[str, Floats], factors: Sequence[float], rows: Mapping[str, Parameter]
-) -> dict[str, Floats]:
-    """Multiply the parameters of the hypotheses.
+    patients: VirtualPatients,
+    factors: Mapping[str, float],
+    rows: Mapping[str, Parameter],
+    products: Sequence[Product],
+) -> VirtualPatients:
+    """Multiply what the hypotheses multiply.
 
     Parameters
     ----------
-    parameters
-        Individual parameters, natural scale, (n,) each.
+    patients
+        Before any hypothesis.
     factors
-        Of `HYPOTHESES`, in their order.
+        By the keys of `MECHANISMS`.
     rows
         Table rows, for the transforms: a parameter that lives in (0, 1) has its odds multiplied.
+    products
+        That the patients get.
 
     Returns
     -------
-    dict
-        A copy; parameters absent from `parameters` stay absent.
+    VirtualPatients
+        Parameters that the patients lack stay absent.
     """
-    out = dict(parameters)
-    by_name = dict(zip(HYPOTHESES, factors, strict=True))
-    for hypothesis, names in HYPOTHESES.items():
-        factor = float(by_name[hypothesis])
-        for name in names:
-            if factor != 1.0 and name in out:
-                out[name] = _multiplied(out[name], factor, rows[name].transform)
-    if by_name["antigen_loss_fraction"] > 1.0 and "fr" in out:
-        out["fr"] = np.minimum(out["fr"], MOST_ANTIGEN_LOW)
-    return out
+    parameters, fields = dict(patients.parameters), dict(patients.fields)
+    for mechanism in MECHANISMS:
+        factor = factors[mechanism.key]
+        if factor == 1.0:
+            continue
+        for name in mechanism.parameters:
+            if name in parameters:
+                parameters[name] = _multiplied(parameters[name], factor, rows[name].transform)
+        for name in mechanism.product_fields:
+            for product in products:
+                own = fields.get((product.name, name), np.full(patients.n, float(getattr(product, name))))
+                fields[product.name, name] = _multiplied(own, factor, "logit")
+    if factors["antigen_loss_fraction"] > 1.0 and "fr" in parameters:
+        parameters["fr"] = np.minimum(parameters["fr"], MOST_ANTIGEN_LOW)
+    return replace(patients, parameters=parameters, fields=fields)
 
 
 def _multiplied(values: Floats, factor: float, transform: str) -> Floats:
@@ -159,7 +161,5 @@ def arm_parameters(
 ) -> dict[str, Floats]:
     """Everything that the simulator gets as `parameters` for one arm."""
     products = [product_of(infusion) for infusion in course]
-    return {
-        **under_hypotheses(patients.parameters, scenario.hypotheses(world), rows),
-        **slot_parameters(patients, products),
-    }
+    some = under_hypotheses(patients, scenario.hypotheses(world), rows, products)
+    return {**some.parameters, **slot_parameters(some, products)}

@@ -1,7 +1,7 @@
 """What drove a patient's relapse? Take one mechanism away, and see by how much the relapse is put off.
 
 Counterfactual removal, in the model and one mechanism at a time: the same virtual patient has the same first course
-once more, with the same luck, but without the mechanism. Hypotheses of relapse (`arms.HYPOTHESES`) are switched off.
+once more, with the same luck, but without the mechanism. Hypotheses of relapse (`MECHANISMS`) are switched off.
 A tumour cannot be without resistance, nor a T cell immortal: there, the patient gets the killing, or the loss of
 CAR-T cells, of a favourable patient of the same population (`favourable_values`), unless the patient's own is better.
 
@@ -12,7 +12,7 @@ mechanism's numbers, it is the prior's, and `summarise_drivers` says so.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -22,8 +22,10 @@ from scipy import stats
 
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.parameters import DAYS_PER_MONTH, Parameter, from_transformed
+from reinfuse.model.products import Product
 
-from .arms import HYPOTHESES, under_hypotheses
+from .arms import under_hypotheses
+from .mechanisms import MECHANISMS
 from .virtual_patients import SampledPopulation, VirtualPatients
 
 type Floats = NDArray[np.float64]
@@ -45,7 +47,7 @@ class Driver:
     Attributes
     ----------
     key
-        In column names; for a hypothesis, its name in `arms.HYPOTHESES`.
+        In column names; for a hypothesis, its key in `mechanisms.MECHANISMS`.
     name
         In words.
     parameters
@@ -61,15 +63,7 @@ class Driver:
 
 
 DRIVERS: Final = (
-    *(
-        Driver(key=key, name=name, parameters=HYPOTHESES[key])
-        for key, name in (
-            ("host_dysfunction", "host T-cell dysfunction"),
-            ("antigen_loss_fraction", "antigen loss"),
-            ("anti_car_immunity", "anti-CAR immunity"),
-            ("microenvironment", "suppressive microenvironment"),
-        )
-    ),
+    *(Driver(key=each.key, name=each.words, parameters=each.parameters) for each in MECHANISMS),
     Driver(key="resistance", name="tumour-intrinsic resistance", parameters=("k", "KE"), better={"k": 1, "KE": -1}),
     Driver(key="persistence", name="short persistence", parameters=("dM", "dE"), better={"dM": -1, "dE": -1}),
 )
@@ -126,8 +120,9 @@ def attribute(
     *,
     patients: VirtualPatients,
     first_course: FirstCourse,
-    factors: Sequence[float],
+    factors: Mapping[str, float],
     rows: Mapping[str, Parameter],
+    product: Product,
     favourable: Mapping[str, Floats],
     visit_interval: float,
     group: ArrayLike | None = None,
@@ -145,9 +140,11 @@ def attribute(
         Simulates and judges them; called once as they are and once per driver. It must give equal patients equal
         outcomes, so chance events belong to patients and not to calls.
     factors
-        Multipliers of `arms.HYPOTHESES` under which the patients relapsed (`Scenario.hypotheses`).
+        Multipliers of `mechanisms.MECHANISMS` under which the patients relapsed (`Scenario.hypotheses`).
     rows
         Table of parameters, for transforms.
+    product
+        Of the first infusion.
     favourable
         From `favourable_values`, by symbol: one value per draw.
     visit_interval
@@ -178,8 +175,8 @@ def attribute(
     if not (np.isfinite(visit_interval) and visit_interval > 0):
         raise ReinfuseError(f"visit_interval is {visit_interval!r}; give days, above 0")
     tick = progress or (lambda done: None)
-    assumed = under_hypotheses(patients.parameters, factors, rows)
-    base = _followed(first_course, _with(patients, assumed))
+    assumed = under_hypotheses(patients, factors, rows, [product])
+    base = _followed(first_course, assumed)
     tick(float(n))
     relapsed = base.days_known & base.progressed
     table: dict[str, NDArray[np.generic]] = {
@@ -191,9 +188,12 @@ def attribute(
     }
     gains = np.empty((n, len(drivers)))
     for j, driver in enumerate(drivers):
-        without = _followed(
-            first_course, _with(patients, _removed(patients, assumed, driver, factors, rows, favourable))
-        )
+        if driver.better:
+            improved = _improved(assumed.parameters, driver, favourable, patients.draw)
+            removed = replace(assumed, parameters=assumed.parameters | improved)
+        else:
+            removed = under_hypotheses(patients, {**factors, driver.key: 0.0}, rows, [product])
+        without = _followed(first_course, removed)
         tick(float(n))
         gains[:, j] = np.where(relapsed, without.days - base.days, np.nan)
         table[f"gain_{driver.key}"] = gains[:, j]
@@ -282,31 +282,6 @@ def _followed(first_course: FirstCourse, patients: VirtualPatients) -> _Course:
     if days.shape != (patients.n,):
         raise ReinfuseError(f"first_course gave {days.shape} PFS for {patients.n} patients; keep their order")
     return _Course(days, np.asarray(outcome.progressed))
-
-
-def _with(patients: VirtualPatients, parameters: dict[str, Floats]) -> VirtualPatients:
-    return VirtualPatients(
-        parameters=parameters,
-        draw=patients.draw,
-        fields=patients.fields,
-        occasion=patients.occasion,
-        clipped=patients.clipped,
-    )
-
-
-def _removed(
-    patients: VirtualPatients,
-    assumed: Mapping[str, Floats],
-    driver: Driver,
-    factors: Sequence[float],
-    rows: Mapping[str, Parameter],
-    favourable: Mapping[str, Floats],
-) -> dict[str, Floats]:
-    """Parameters of the same patients without a driver."""
-    if not driver.better:
-        without = [0.0 if name == driver.key else factor for name, factor in zip(HYPOTHESES, factors, strict=True)]
-        return under_hypotheses(patients.parameters, without, rows)
-    return dict(assumed) | _improved(assumed, driver, favourable, patients.draw)
 
 
 def _improved(

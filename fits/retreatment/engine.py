@@ -18,6 +18,7 @@ from reinfuse.model.errors import ReinfuseError
 
 from ..tasks import run_tasks
 from .block import BLOCK, Acceptance, Block, Part, Simulator, run_block, run_blocks
+from .mechanisms import MECHANISMS
 from .outcome_table import OutcomeTable, OutcomeWriter
 from .scenarios import ScenarioFile
 from .virtual_patients import MPROTEIN_ONLY, SECOND_INFUSION_ONLY, PopulationDraws
@@ -222,10 +223,16 @@ def caveats(
     said = [
         "The correlation between first and second PFS is mostly frailty: the same patient has the same "
         "tumour and the same T cells twice. It is no evidence for retained exhaustion or dysfunction.",
-        "The hypotheses (host dysfunction, antigen loss, anti-CAR immunity, microenvironment) are "
+        f"The hypotheses ({', '.join(mechanism.words for mechanism in MECHANISMS)}) are "
         "assumptions of the model, not findings. Every arm is run with them on and off; the stacked answer weighs "
         "these worlds, it does not choose between them.",
     ]
+    missing = [mechanism.words for mechanism in MECHANISMS if mechanism.absent(population.variant.parameters)]
+    if missing:
+        said.append(
+            f"The model of this run has no {' and no '.join(missing)}: no figure here says what it would do. Fit "
+            "another variant (`reinfuse fit --variant`) and compare."
+        )
     no_data = "B0" in population.prior_only
     if no_data:
         said.append("Every figure comes from priors alone: no data stand behind any of them.")

@@ -9,7 +9,7 @@ second course (or `no_second = true`), and which hypotheses about relapse are on
 import difflib
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Literal, Self, get_args
@@ -20,6 +20,8 @@ from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.products import Product
 from reinfuse.model.products import product as known_product
 from reinfuse.model.response import ResponseRules
+
+from .mechanisms import MECHANISMS
 
 type Group = Literal["non-responder", "early-relapse", "intermediate", "durable", "antigen-loss"]
 #: Product, dose, lymphodepletion and bridging of a first infusion.
@@ -32,7 +34,7 @@ GROUPS: Final[tuple[Group, ...]] = get_args(Group.__value__)
 CLASSES: Final[tuple[ResponseClass, ...]] = get_args(ResponseClass.__value__)
 
 #: Hypotheses of relapse that a scenario or a world may multiply.
-HYPOTHESIS_NAMES: Final = ("host_dysfunction", "antigen_loss_fraction", "anti_car_immunity", "microenvironment")
+HYPOTHESIS_NAMES: Final = tuple(mechanism.key for mechanism in MECHANISMS)
 #: Infusions of a patient at most.
 MOST_COURSES: Final = 8
 
@@ -140,24 +142,14 @@ class SecondCourse(_Table):
     same_scfv: bool | None = None
 
 
-class World(_Table):
-    """Hypotheses of relapse as the whole experiment sees them; multiplies those of every scenario.
+class _Hypotheses(_Table):
+    """Multipliers of `MECHANISMS`: 1 (or `true`) as fitted or assumed, 0 (or `false`) off."""
 
-    Attributes
-    ----------
-    name : str
-    host_dysfunction, antigen_loss_fraction, anti_car_immunity, microenvironment : float
-        Multipliers, as in `Scenario`.
-    weight : float
-        Relative weight in the stacked answer.
-    """
-
-    name: str = Field(min_length=1, max_length=80)
     host_dysfunction: float = Field(default=1.0, ge=0, le=100)
+    exhaustion: float = Field(default=1.0, ge=0, le=100)
     antigen_loss_fraction: float = Field(default=1.0, ge=0, le=1e8)
     anti_car_immunity: float = Field(default=1.0, ge=0, le=100)
     microenvironment: float = Field(default=1.0, ge=0, le=100)
-    weight: float = Field(default=1.0, ge=0, le=1e6)
 
     @field_validator(*HYPOTHESIS_NAMES, mode="before")
     @classmethod
@@ -165,29 +157,40 @@ class World(_Table):
         return float(value) if isinstance(value, bool) else value
 
     @property
-    def hypotheses(self) -> tuple[float, float, float, float]:
-        """The four multipliers: dysfunction, antigen loss, immunity, microenvironment."""
-        return (self.host_dysfunction, self.antigen_loss_fraction, self.anti_car_immunity, self.microenvironment)
+    def multipliers(self) -> dict[str, float]:
+        """Of every mechanism, by its key."""
+        return {name: float(getattr(self, name)) for name in HYPOTHESIS_NAMES}
+
+
+class World(_Hypotheses):
+    """Hypotheses of relapse as the whole experiment sees them; multiplies those of every scenario.
+
+    Attributes
+    ----------
+    name : str
+    host_dysfunction, exhaustion, antigen_loss_fraction, anti_car_immunity, microenvironment : float
+        Multipliers, as in `Scenario`.
+    weight : float
+        Relative weight in the stacked answer.
+    """
+
+    name: str = Field(min_length=1, max_length=80)
+    weight: float = Field(default=1.0, ge=0, le=1e6)
+
+
+def _without(name: str, keys: Iterable[str]) -> World:
+    return World.model_validate({"name": name} | dict.fromkeys(keys, 0.0))
 
 
 #: The worlds of an experiment that names none: all mechanisms on, each off, all off.
 WORLDS: Final = (
     World(name="as assumed"),
-    World(name="no host dysfunction", host_dysfunction=0.0),
-    World(name="no antigen loss", antigen_loss_fraction=0.0),
-    World(name="no anti-CAR immunity", anti_car_immunity=0.0),
-    World(name="no suppressive microenvironment", microenvironment=0.0),
-    World(
-        name="none of these",
-        host_dysfunction=0.0,
-        antigen_loss_fraction=0.0,
-        anti_car_immunity=0.0,
-        microenvironment=0.0,
-    ),
+    *(_without(f"no {mechanism.words}", [mechanism.key]) for mechanism in MECHANISMS),
+    _without("none of these", HYPOTHESIS_NAMES),
 )
 
 
-class Scenario(_Table):
+class Scenario(_Hypotheses):
     """One arm of a retreatment experiment.
 
     Attributes
@@ -211,7 +214,7 @@ class Scenario(_Table):
         seen at a visit; who never gets there within the first horizon stays without.
     wait_rise : float
         See `wait_and_see`.
-    host_dysfunction, antigen_loss_fraction, anti_car_immunity, microenvironment : float
+    host_dysfunction, exhaustion, antigen_loss_fraction, anti_car_immunity, microenvironment : float
         Multipliers of hypotheses: 1 (or `true`) as fitted or assumed, 0 (or `false`) off.
     """
 
@@ -224,15 +227,6 @@ class Scenario(_Table):
     bispecific: bool = False
     wait_and_see: bool = False
     wait_rise: float = Field(default=2.0, gt=1, le=100)
-    host_dysfunction: float = Field(default=1.0, ge=0, le=100)
-    antigen_loss_fraction: float = Field(default=1.0, ge=0, le=1e8)
-    anti_car_immunity: float = Field(default=1.0, ge=0, le=100)
-    microenvironment: float = Field(default=1.0, ge=0, le=100)
-
-    @field_validator(*HYPOTHESIS_NAMES, mode="before")
-    @classmethod
-    def _switch(cls, value: object) -> object:
-        return float(value) if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _one_second_course(self) -> Self:
@@ -247,15 +241,13 @@ class Scenario(_Table):
             raise ValueError(f"wait_and_see waits for a second infusion, and {without} is true; remove one of them")
         return self
 
-    def hypotheses(self, world: World) -> tuple[float, float, float, float]:
-        """The four multipliers in a world: dysfunction, antigen loss, immunity, microenvironment."""
-        mine = (self.host_dysfunction, self.antigen_loss_fraction, self.anti_car_immunity, self.microenvironment)
-        a, b, c, d = (x * y for x, y in zip(mine, world.hypotheses, strict=True))
-        return (a, b, c, d)
+    def hypotheses(self, world: World) -> dict[str, float]:
+        """The multipliers in a world, by the keys of `MECHANISMS`."""
+        return {name: factor * world.multipliers[name] for name, factor in self.multipliers.items()}
 
-    def first_key(self, world: World) -> tuple[Treatment, tuple[float, float, float, float]]:
+    def first_key(self, world: World) -> tuple[Treatment, tuple[float, ...]]:
         """Arms with equal keys share their first courses: they are paired patient by patient."""
-        return (self.first.treatment, self.hypotheses(world))
+        return (self.first.treatment, tuple(self.hypotheses(world).values()))
 
     @property
     def later(self) -> tuple[SecondCourse, ...]:
@@ -434,6 +426,16 @@ class ScenarioFile(_Table):
     def product(self, name: str) -> Product:
         """Look a product up: the file's own before the known ones (raises ReinfuseError if unknown)."""
         return self.products[name] if name in self.products else known_product(name)
+
+    def for_model(self, held: Mapping[str, float]) -> Self:
+        """The same for a model that holds some symbols: without those of `WORLDS` that would change nothing there.
+
+        Worlds that the file names itself stay.
+        """
+        if "worlds" in self.model_fields_set:
+            return self
+        absent = {f"no {mechanism.words}" for mechanism in MECHANISMS if mechanism.absent(held)}
+        return self.model_copy(update={"worlds": [world for world in self.worlds if world.name not in absent]})
 
     @property
     def weights(self) -> dict[str, float]:

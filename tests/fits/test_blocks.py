@@ -73,6 +73,12 @@ def slower(sampler: Sampler) -> float:
     return sampler.move_jointly(False)[0]
 
 
+def far(sampler: Sampler) -> float:
+    """Long trajectories of every other patient."""
+    sampler.slow = np.arange(0, len(sampler.b), 2)
+    return float(sampler.long_trajectories()[0][sampler.slow].mean())
+
+
 def trying_again(sampler: Sampler) -> float:
     """With steps so long that many a trajectory is rejected."""
     sampler.steps.step[:] = 1.6
@@ -82,7 +88,7 @@ def trying_again(sampler: Sampler) -> float:
 MOVES = {
     "patients": lambda s: float(s.patients(False)[0].mean()),
     "patients, trying again": trying_again,
-    "long trajectories": lambda s: float(s.long_trajectories()[0][s.slow].mean()),
+    "long trajectories": far,
     "jumps": lambda s: s.jumps(False),
     "spread": lambda s: s.spread(),
     "joint": lambda s: s.move_jointly(False)[0],
@@ -119,6 +125,7 @@ def test_a_sweep_counts_what_it_did(model, monkeypatch):
     """Trajectories and leapfrog steps but for second tries, for the share that diverged is one of them."""
     monkeypatch.setattr(blocks, "FINER_LEAPFROGS", 0)
     sampler = sampler_of(model, seed=4)
+    sampler.slow = np.array([0, 2])
     steps = []
     for owner, everyone in ((Joint, 1), (Conditional, model.n)):
         real = owner.trajectory
@@ -145,6 +152,9 @@ def test_the_slowest_patients_are_found(model):
     wide = np.where(np.arange(crowd) % 2, 10.0, 0.1)
     sampler.learn_slow(np.stack([wide * (slow + 3.0 * noise[1]), wide * (slow - 3.0 * noise[1])], axis=-1))
     np.testing.assert_array_equal(sampler.slow, chosen)
+    sampler.learn_slow(noise[0][:, :, None])
+    assert not sampler.slow.size
+    assert sampler.long_trajectories()[1] == 0
 
 
 def test_spread_leaves_every_patients_own_values(model):

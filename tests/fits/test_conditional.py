@@ -31,6 +31,21 @@ class TestTrajectory:
             np.testing.assert_allclose(found, value, rtol=1e-6, atol=1e-6)
         assert (ours[0] != b).all()
 
+    def test_who_runs_away_has_no_likelihood_and_the_others_are_as_they_were(self, either):
+        """One patient starts so fast that it is far beyond anything after a step, and is solved no more."""
+        h, b, momentum, step, root = start(either, 1)
+        compiled = either.posterior.conditional(h)
+        twin = Conditional(compiled.likelihood, h[either.posterior.log_sd], len(b))
+        _, slope = compiled.likelihood(b)
+        calm = compiled.trajectory(b, slope, momentum, step, root, LEAPFROGS)
+        wild = momentum.copy()
+        wild[1] = 1e6
+        for density in (compiled, twin):
+            _, _, loglik, _ = density.trajectory(b, slope, wild, step, root, LEAPFROGS)
+            assert loglik[1] == -np.inf
+            others = np.arange(len(b)) != 1
+            np.testing.assert_allclose(loglik[others], calm[2][others], rtol=1e-6)
+
     def test_it_leaves_its_arguments_alone(self, either):
         h, b, momentum, step, root = start(either, 2)
         compiled = either.posterior.conditional(h)

@@ -1,8 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from reinfuse.fits.retreatment.arms import (
-    HYPOTHESES,
     arm_parameters,
     first_infusion,
     later_infusion,
@@ -10,7 +11,8 @@ from reinfuse.fits.retreatment.arms import (
     slot_parameters,
     under_hypotheses,
 )
-from reinfuse.fits.retreatment.scenarios import WORLDS, parse
+from reinfuse.fits.retreatment.mechanisms import MECHANISMS
+from reinfuse.fits.retreatment.scenarios import HYPOTHESIS_NAMES, WORLDS, World, parse
 from reinfuse.fits.retreatment.virtual_patients import VirtualPatients
 from reinfuse.model.course import resolve
 from reinfuse.model.parameters import REFERENCE
@@ -25,33 +27,65 @@ def scenario(more=""):
     return file, file.scenarios[0]
 
 
-def medians(n=3):
-    return {name: np.full(n, row.median) for name, row in REFERENCE.items()}
+def medians(n=3, fields=None):
+    return VirtualPatients(
+        parameters={name: np.full(n, row.median) for name, row in REFERENCE.items()},
+        draw=np.zeros(n, dtype=np.int64),
+        fields={} if fields is None else fields,
+        occasion=np.zeros((n, 8)),
+    )
 
 
-@pytest.mark.parametrize("hypothesis", HYPOTHESES)
-def test_a_hypothesis_that_is_off_is_off_and_touches_nothing_else(hypothesis):
-    _, off = scenario(f"{hypothesis} = false\n")
-    before = medians()
-    after = under_hypotheses(before, off.hypotheses(AS_ASSUMED), REFERENCE)
-    for name, values in before.items():
-        expected = np.zeros(3) if name in HYPOTHESES[hypothesis] else values
-        np.testing.assert_array_equal(after[name], expected, err_msg=name)
-    assert before["bR"][0] == REFERENCE["bR"].median, "the patients themselves must not change"
+def after(patients, scenario):
+    return under_hypotheses(patients, scenario.hypotheses(AS_ASSUMED), REFERENCE, [product("ide-cel")])
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS, ids=lambda mechanism: mechanism.key)
+def test_a_mechanism_that_is_off_is_off_and_touches_nothing_else(mechanism):
+    _, off = scenario(f"{mechanism.key} = false\n")
+    before = medians(fields={("ide-cel", "f0"): np.full(3, 1.1)})
+    found = after(before, off)
+    for name, values in before.parameters.items():
+        expected = np.zeros(3) if name in mechanism.parameters else values
+        np.testing.assert_array_equal(found.parameters[name], expected, err_msg=name)
+    assert set(found.fields) == {("ide-cel", name) for name in ("f0", *mechanism.product_fields)}
+    for name in mechanism.product_fields:
+        np.testing.assert_array_equal(found.fields["ide-cel", name], np.zeros(3))
+    assert before.parameters["bR"][0] == REFERENCE["bR"].median, "the patients themselves must not change"
+    assert list(before.fields) == [("ide-cel", "f0")]
+
+
+def test_every_mechanism_has_its_key_in_scenario_files_and_a_world_without_it():
+    assert set(HYPOTHESIS_NAMES) < set(World.model_fields)
+    for mechanism in MECHANISMS:
+        off = [
+            world for world in WORLDS if world.multipliers == dict.fromkeys(HYPOTHESIS_NAMES, 1.0) | {mechanism.key: 0}
+        ]
+        assert [world.name for world in off] == [f"no {mechanism.words}"]
+    assert WORLDS[-1].multipliers == dict.fromkeys(HYPOTHESIS_NAMES, 0.0)
+
+
+def test_exhausted_cells_of_a_product_are_multiplied_as_odds_of_what_the_patients_have():
+    _, more = scenario("exhaustion = 3\n")
+    for fields, share in (({}, product("ide-cel").fX0), ({("ide-cel", "fX0"): np.full(3, 0.2)}, 0.2)):
+        found = after(medians(fields=fields), more)
+        odds = 3 * share / (1 - share)
+        np.testing.assert_allclose(found.fields["ide-cel", "fX0"], odds / (1 + odds))
+        np.testing.assert_allclose(found.parameters["kX"], 3 * REFERENCE["kX"].median)
 
 
 def test_a_multiplier_acts_on_the_odds_of_a_share():
     _, more = scenario("microenvironment = 3\n")
-    after = under_hypotheses(medians(), more.hypotheses(AS_ASSUMED), REFERENCE)
+    found = after(medians(), more).parameters
     odds = REFERENCE["bK"].median / (1 - REFERENCE["bK"].median)
-    np.testing.assert_allclose(after["bK"], 3 * odds / (1 + 3 * odds))
-    np.testing.assert_allclose(after["bX"], 3 * REFERENCE["bX"].median)
+    np.testing.assert_allclose(found["bK"], 3 * odds / (1 + 3 * odds))
+    np.testing.assert_allclose(found["bX"], 3 * REFERENCE["bX"].median)
 
 
 def test_antigen_loss_stays_a_share():
     _, more = scenario("antigen_loss_fraction = 1e8\n")
-    parameters = {"fr": np.array([1e-10, 1e-3])}
-    np.testing.assert_allclose(under_hypotheses(parameters, more.hypotheses(AS_ASSUMED), REFERENCE)["fr"], [1e-2, 0.5])
+    patients = replace(medians(2), parameters={"fr": np.array([1e-10, 1e-3])})
+    np.testing.assert_allclose(after(patients, more).parameters["fr"], [1e-2, 0.5])
 
 
 def test_slots_carry_their_products_numbers():

@@ -21,6 +21,7 @@ from reinfuse.fits.retreatment.virtual_patients import SampledPopulation, Virtua
 from reinfuse.model.course import Infusion
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.parameters import REFERENCE, VARIANTS, to_transformed
+from reinfuse.model.products import product
 from reinfuse.model.response import ResponseRules
 from reinfuse.model.simulate import simulate_population
 
@@ -28,7 +29,7 @@ VISIT = 28.0
 HORIZON = 1820.0
 KEYS = [driver.key for driver in DRIVERS]
 SCENARIO = Scenario(name="one", first=FirstCourse(product="ide-cel"), no_second=True)
-NOTHING = {"bR": 0.0, "bXQ": 0.0, "sline": 0.0, "sres": 0.0, "fr": 0.0, "alA": 0.0, "bX": 0.0, "bK": 0.0}
+NOTHING = {"bR": 0.0, "bXQ": 0.0, "sline": 0.0, "sres": 0.0, "fr": 0.0, "alA": 0.0, "bX": 0.0, "bK": 0.0, "kX": 0.0}
 
 
 def healthy(n: int, **changes) -> VirtualPatients:
@@ -57,7 +58,7 @@ def plain_course(patients: VirtualPatients) -> SimpleNamespace:
     The luck of patient i is his number of extra days, by his B0.
     """
     p = patients.parameters
-    kept = np.exp(-p["bR"] - p["alA"] * 20 - p["bK"])
+    kept = np.exp(-p["bR"] - p["alA"] * 20 - p["bK"] - p["kX"] * 20 - patients.fields.get(("ide-cel", "fX0"), 0.0))
     killing = p["k"] / REFERENCE["k"].median * REFERENCE["KE"].median / p["KE"]
     stays = REFERENCE["dM"].median / p["dM"]
     days = 900 * kept * killing * stays
@@ -75,6 +76,7 @@ def blame(patients, *, course=plain_course, favourable=None, scenario=SCENARIO, 
         first_course=course,
         factors=scenario.hypotheses(WORLDS[0]),
         rows=REFERENCE,
+        product=product("ide-cel"),
         favourable=values,
         visit_interval=VISIT,
         **more,
@@ -83,6 +85,7 @@ def blame(patients, *, course=plain_course, favourable=None, scenario=SCENARIO, 
 
 CAUSES = {
     "host_dysfunction": ({"bR": 0.8}, {}),
+    "exhaustion": ({"kX": 0.04}, {}),
     "antigen_loss_fraction": ({"fr": 1e-3}, {}),
     "anti_car_immunity": ({"alA": 0.04}, {}),
     "microenvironment": ({"bK": 0.6}, {}),
@@ -282,8 +285,8 @@ def test_nobody_relapsed_leaves_an_empty_summary():
     ],
 )
 def test_faults_are_named(changes, words):
-    good = {"patients": healthy(3), "first_course": plain_course, "factors": (1.0, 1.0, 1.0, 1.0), "rows": REFERENCE}
-    good |= {"favourable": same_for_all(), "visit_interval": VISIT}
+    good = {"patients": healthy(3), "first_course": plain_course, "factors": SCENARIO.multipliers, "rows": REFERENCE}
+    good |= {"favourable": same_for_all(), "visit_interval": VISIT, "product": product("ide-cel")}
     with pytest.raises(ReinfuseError, match=words):
         attribute(**(good | changes))
 

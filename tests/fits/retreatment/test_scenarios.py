@@ -1,7 +1,8 @@
 import pytest
 
-from reinfuse.fits.retreatment.scenarios import GROUPS, WORLDS, ScenarioError, load, parse
+from reinfuse.fits.retreatment.scenarios import GROUPS, HYPOTHESIS_NAMES, WORLDS, ScenarioError, load, parse
 from reinfuse.model.errors import ReinfuseError
+from reinfuse.model.parameters import VARIANTS
 
 GOOD = """
 [[scenario]]
@@ -48,7 +49,19 @@ def test_the_bundled_file_asks_what_it_promises():
 
 def test_switches_become_multipliers():
     scenario = parse(GOOD + "host_dysfunction = false\nanti_car_immunity = true\nmicroenvironment = 2\n").scenarios[0]
-    assert scenario.hypotheses(WORLDS[0]) == (0.0, 1.0, 1.0, 2.0)
+    assert scenario.hypotheses(WORLDS[0]) == dict.fromkeys(HYPOTHESIS_NAMES, 1.0) | {
+        "host_dysfunction": 0.0,
+        "microenvironment": 2.0,
+    }
+
+
+def test_worlds_that_are_no_others_to_a_model_are_left_out_unless_the_file_names_them():
+    held = VARIANTS["no-exhaustion"].parameters
+    gone = set(WORLDS) - set(parse(GOOD).for_model(held).worlds)
+    assert [world.name for world in gone] == ["no exhaustion of CAR-T cells"]
+    assert tuple(parse(GOOD).for_model(VARIANTS["full"].parameters).worlds) == WORLDS
+    named = parse(GOOD + '[[world]]\nname = "no exhaustion of CAR-T cells"\nexhaustion = false\n')
+    assert named.for_model(held) == named
 
 
 def test_an_own_product_is_known_in_its_file_only():
@@ -67,7 +80,7 @@ def test_an_own_product_is_known_in_its_file_only():
         (GOOD + 'second.bridging = "some"', ["second.bridging", "'some'", "number without quotes"]),
         (GOOD + "second.bridgin = 0.3", ["scenario[1].second.bridgin", "0.3", "did you mean 'bridging'"]),
         (GOOD + "host_disfunction = false", ["host_disfunction", "did you mean 'host_dysfunction'"]),
-        (GOOD + "xyzzy = 1", ["scenario[1].xyzzy", "the keys here are name,"]),
+        (GOOD + "xyzzy = 1", ["scenario[1].xyzzy", "the keys here are host_dysfunction,"]),
         (GOOD + "host_dysfunction = -1", ["host_dysfunction", "-1", "at least 0"]),
         (GOOD + 'first.response = ["late"]', ["first.response[1]", "'late'", *GROUPS]),
         (GOOD + "first.response = []", ["first.response", "[]", "at least 1 item"]),
