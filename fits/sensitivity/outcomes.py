@@ -7,21 +7,23 @@ its logarithm, so that variance means something.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from reinfuse.model.course import Infusion
+from reinfuse.model.branch import Start, states
+from reinfuse.model.course import Infusion, resolve
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.judgement import AUC_DAYS, PEAK_DAYS, judgement_days
 from reinfuse.model.parameters import DAYS_PER_MONTH, table
 from reinfuse.model.response import kinetics
 from reinfuse.model.simulate import Status, simulate_population, solved
+from reinfuse.model.stopping import Stopping
 
-from ..retreatment.arms import arm_parameters, first_infusion, later_infusion, next_infusion_day
-from ..retreatment.block import TOLERANCE
+from ..retreatment.arms import BEFORE_THERAPY, arm_parameters, first_infusion, later_infusion, next_infusion_day
+from ..retreatment.block import TOLERANCE, last_visit
 from ..retreatment.outcomes import CourseOutcome, read_course
 from ..retreatment.scenarios import Scenario, ScenarioFile, World
 from ..retreatment.virtual_patients import OptionsName, VirtualPatients
@@ -210,76 +212,123 @@ class Reader:
         return found, simulated["status"].to_numpy().astype(np.int64)
 
     def _courses(self, patients: VirtualPatients, clocks: Floats) -> tuple[Floats, Integers]:
-        days = float(np.ceil(self.file.settings.first_horizon_months * DAYS_PER_MONTH))
-        times = np.union1d(judgement_days(follow_up=days, rules=self.file.settings.rules), CURVE_DAYS)
-        wanted = ["Ts", "Tr", "mprotein", "cart", *(["cumhaz"] if self._by_hazard else [])]
-        wanted += ["transgene"] if any(name.startswith("transgene@") for name in self.outcomes) else []
-        simulated = self._simulate([first_infusion(self.scenario, self.file)], patients, times, wanted)
-        first = self._judge(simulated, clocks, patients, 1, days, np.zeros(patients.n))
+        times = np.union1d(judgement_days(follow_up=self._days[0], rules=self.file.settings.rules), CURVE_DAYS)
+        more = ["transgene"] if any(name.startswith("transgene@") for name in self.outcomes) else []
+        again = bool(self.needs & {"second", "benefit"})
+        death = self._death_days(patients, clocks, 1)
+        seen = any(name == "nadir" or name.partition("@")[0] in CURVES for name in self.outcomes)
+        simulated = self._simulate(
+            [first_infusion(self.scenario, self.file)], patients, times, [*self._judged, *more],
+            branched=again, stopping=self._stopping(death, 1, whole_until=CURVE_DAYS[-1] if seen else PEAK_DAYS),
+        )  # fmt: skip
+        first = self._judge(simulated, clocks, 1, death)
         status = simulated["status"].to_numpy().astype(np.int64)
         relapsed = np.flatnonzero(first.progressed & solved(status))
         second, gain = None, np.zeros(patients.n)
-        if self.needs & {"second", "benefit"}:
-            second, gain = self._second(patients, clocks, first, relapsed, status)
+        if again:
+            second, gain = self._second(patients, clocks, simulated, first, relapsed, status)
         found = np.column_stack([self._column(name, simulated, first, second, gain) for name in self.outcomes])
         return found, status
 
     def _second(
-        self, patients: VirtualPatients, clocks: Floats, first: CourseOutcome, who: Integers, status: Integers
+        self,
+        patients: VirtualPatients,
+        clocks: Floats,
+        before: xr.Dataset,
+        first: CourseOutcome,
+        who: Integers,
+        status: Integers,
     ) -> tuple[CourseOutcome, Floats]:
         """The second course of those who relapsed, and what it gains over none; writes their status."""
-        n, days = patients.n, float(np.ceil(self.file.settings.second_horizon_months * DAYS_PER_MONTH))
+        n = patients.n
         gain, second = np.zeros(n), CourseOutcome.nobody(n)
         if not who.size:
             return second, gain
-        some = patients.subset(who)
+        some, luck = patients.subset(who), clocks[who]
         progression = first.progression_days[who].astype(np.float64)
         day = next_infusion_day(progression, self.scenario)
-        times = judgement_days(follow_up=days, rules=self.file.settings.rules)
-        wanted = ["Ts", "Tr", "mprotein", "cart", *(["cumhaz"] if self._by_hazard else [])]
+        times = judgement_days(follow_up=self._days[1], rules=self.file.settings.rules)
         infusion = first_infusion(self.scenario, self.file)
-        courses = [[infusion, later_infusion(self.scenario.later[0], self.file, day)]]
-        courses += [[infusion]] if "benefit" in self.needs else []
+        again = later_infusion(self.scenario.later[0], self.file, day)
+        start = self._start(before, who, [infusion, again], progression)
+        death = np.maximum(self._death_days(some, luck, 2) - (day - progression), 0.0)
         judged = []
-        for course in courses:
-            simulated = self._simulate(course, some, times, wanted, since=day)
-            judged.append(self._judge(simulated, clocks[who], some, 2, days, day - progression))
+        for course in [[infusion, again], [infusion]][: 1 + ("benefit" in self.needs)]:
+            simulated = self._simulate(
+                course, some, times, self._judged, since=day, start=start, stopping=self._stopping(death, 2)
+            )
+            judged.append(self._judge(simulated, luck, 2, death))
             failed = ~solved(simulated["status"].to_numpy())
             status[who[failed]] = simulated["status"].to_numpy()[failed]
         if len(judged) > 1:
             gain[who] = (judged[0].pfs_days - judged[1].pfs_days) / DAYS_PER_MONTH
         return judged[0].scattered(who, n), gain
 
+    def _start(self, before: xr.Dataset, who: Integers, course: Sequence[Infusion], progression: Floats) -> Start:
+        """The first course at the last visit at which courses are still one: both after it go on from there."""
+        again = resolve(course)[1]
+        taken = np.where(again.apheresis_day > BEFORE_THERAPY, again.apheresis_day, np.inf)
+        until = np.minimum(np.minimum(progression, taken), np.nextafter(again.day, 0.0))
+        visits = np.concatenate([[0.0], self.file.settings.rules.schedule(self._days[0])])
+        day = visits[last_visit(visits, until)]
+        at = np.searchsorted(before["time"].to_numpy(), day)
+        return Start(day=day, state={name: before[name].to_numpy()[who, at] for name in self._states})
+
     def _simulate(
         self,
-        course: list[Infusion],
+        course: Sequence[Infusion],
         patients: VirtualPatients,
         times: Floats,
-        wanted: list[str],
-        since: Floats | None = None,
+        wanted: Sequence[str],
+        *,
+        branched: bool = False,
+        **more: Any,
     ) -> xr.Dataset:
         return simulate_population(
             course=course,
             times=times,
             parameters=arm_parameters(patients, self.scenario, self.world, course, table(self.options)),
             options=self.options,
-            readouts=wanted,
+            readouts=list(dict.fromkeys([*wanted, *(self._states if branched else ())])),
             tolerance=TOLERANCE,
             land=False,
-            since=since,
+            **more,
         )
 
-    def _judge(
-        self, simulated: xr.Dataset, clocks: Floats, patients: VirtualPatients, k: int, days: float, waited: Floats
-    ) -> CourseOutcome:
-        rate = patients.parameters.get("hD", np.full(patients.n, table(self.options)["hD"].median))
+    def _judge(self, simulated: xr.Dataset, clocks: Floats, k: int, death: Floats) -> CourseOutcome:
         return read_course(
             simulated,
-            follow_up=days,
-            death_days=np.maximum(clocks[:, 0, k - 1] / rate - waited, 0.0),
+            follow_up=self._days[k - 1],
+            death_days=death,
             rules=self.file.settings.rules,
             hazard_threshold=clocks[:, 1, k - 1] if self._by_hazard else None,
         )
+
+    def _stopping(self, death: Floats, k: int, whole_until: float = PEAK_DAYS) -> Stopping:
+        rules = None if self._by_hazard else self.file.settings.rules
+        return Stopping(death_days=death, follow_up=self._days[k - 1], rules=rules, whole_until=whole_until)
+
+    def _death_days(self, patients: VirtualPatients, clocks: Floats, k: int) -> Floats:
+        """Days to death without relapse, from where its clock begins."""
+        rate = patients.parameters.get("hD", np.full(patients.n, table(self.options)["hD"].median))
+        return np.asarray(clocks[:, 0, k - 1] / rate)
+
+    @property
+    def _days(self) -> tuple[float, float]:
+        """Days of follow-up of both courses."""
+        horizons = (self.file.settings.first_horizon_months, self.file.settings.second_horizon_months)
+        first, second = np.ceil(np.array(horizons) * DAYS_PER_MONTH)
+        return float(first), float(second)
+
+    @property
+    def _judged(self) -> list[str]:
+        """Read-outs that a judgement needs."""
+        return ["Ts", "Tr", "mprotein", "cart", *(["cumhaz"] if self._by_hazard else [])]
+
+    @property
+    def _states(self) -> list[str]:
+        """Read-outs that a second course goes on from."""
+        return [*states(1), *(["cumhaz"] if self._by_hazard else [])]
 
     @property
     def _by_hazard(self) -> bool:
