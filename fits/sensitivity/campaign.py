@@ -15,7 +15,7 @@ from reinfuse.model.simulate import Status
 
 from ..tasks import TaskFolder, run_tasks
 from .designs import Design
-from .gradients import gradient, is_exact
+from .gradients import gradient
 from .outcomes import Reader
 
 type Floats = NDArray[np.float64]
@@ -95,25 +95,23 @@ def run_task(task: Task) -> dict[str, NDArray[Any]]:
 
 
 def _derivatives(task: Task) -> dict[str, NDArray[Any]]:
-    """Values and derivatives: exact where the adjoint gives them, else forward differences."""
+    """Values and derivatives: exact those of virtual patients, forward differences of other functions."""
     scores = task.design.scores(task.first, task.count)[:, 0]
     inputs, reader = task.design.inputs, task.reader
     k, names = inputs.k, reader.outcomes
     value, status = reader.read(inputs.at(scores))
     out = np.full((len(scores), 1 + k, len(names)), np.nan)
     out[:, 0] = value
-    exact = [isinstance(reader, Reader) and is_exact(name) for name in names]
-    if not all(exact):
+    if isinstance(reader, Reader):
+        out[:, 1:] = np.stack([gradient(reader, name, scores) for name in names], axis=-1)
+    else:
         for i in range(k):
             moved = scores.copy()
             moved[:, i] += STEP
             beside, state = reader.read(inputs.at(moved))
             out[:, 1 + i] = (beside - value) / STEP
             status = np.where(status != 0, status, state)
-    for j, name in enumerate(names):
-        if exact[j] and isinstance(reader, Reader):
-            out[:, 1:, j] = gradient(reader, name, scores)
-    lost = (status == 0) & ~np.isfinite(out[:, 1:][:, :, exact]).all(axis=(1, 2))
+    lost = (status == 0) & ~np.isfinite(out[:, 1:]).all(axis=(1, 2))
     status = np.where(lost, int(Status.NOT_FINITE), status)
     return {"y": out.astype(np.float32), "status": np.repeat(status[:, None], 1 + k, axis=1).astype(np.int16)}
 

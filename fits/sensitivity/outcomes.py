@@ -182,6 +182,11 @@ class Reader:
         """Solves of the equations for a patient at most."""
         return 3 if "benefit" in self.needs else 2 if "second" in self.needs else 1
 
+    @property
+    def times(self) -> Floats:
+        """Days on which a first course is read."""
+        return np.union1d(judgement_days(follow_up=self._days[0], rules=self.file.settings.rules), CURVE_DAYS)
+
     def read(self, values: Floats) -> tuple[Floats, Integers]:
         """Outcomes (n, q) of patients with inputs ``values`` (n, k), NaN where there is none, and status (n,).
 
@@ -212,13 +217,12 @@ class Reader:
         return found, simulated["status"].to_numpy().astype(np.int64)
 
     def _courses(self, patients: VirtualPatients, clocks: Floats) -> tuple[Floats, Integers]:
-        times = np.union1d(judgement_days(follow_up=self._days[0], rules=self.file.settings.rules), CURVE_DAYS)
         more = ["transgene"] if any(name.startswith("transgene@") for name in self.outcomes) else []
         again = bool(self.needs & {"second", "benefit"})
         death = self._death_days(patients, clocks, 1)
         seen = any(name == "nadir" or name.partition("@")[0] in CURVES for name in self.outcomes)
         simulated = self._simulate(
-            [first_infusion(self.scenario, self.file)], patients, times, [*self._judged, *more],
+            [first_infusion(self.scenario, self.file)], patients, self.times, [*self._judged, *more],
             branched=again, stopping=self._stopping(death, 1, whole_until=CURVE_DAYS[-1] if seen else PEAK_DAYS),
         )  # fmt: skip
         first = self._judge(simulated, clocks, 1, death)

@@ -20,9 +20,8 @@ from reinfuse.model.errors import ReinfuseError
 from . import campaign
 from .campaign import Evaluator, Runs
 from .designs import GIVEN_DATA, Design
-from .gradients import is_exact
 from .indices import LEVEL, MAIN, RESAMPLES, Index, check_varies, estimate
-from .outcomes import CURVES, OUTCOMES, describe, failure_sentence
+from .outcomes import CURVES, OUTCOMES, Reader, describe, failure_sentence
 
 type Floats = NDArray[np.float64]
 
@@ -299,10 +298,7 @@ def _notes(design: Design, reader: Evaluator) -> list[str]:
     if design.method == "shapley" and design.inputs.dependent:
         said.append("Conditional draws come from a Gaussian copula with the inputs' marginals and rank correlations.")
     if design.method == "dgsm":
-        exact = [name for name in reader.outcomes if is_exact(name)]
-        other = [name for name in reader.outcomes if not is_exact(name)]
-        if exact:
-            said.append(f"Derivatives of {', '.join(exact)} are exact (discrete adjoint of the solver).")
-        if other:
-            said.append(f"Derivatives of {', '.join(other)} are forward differences over {campaign.STEP} sd.")
+        exact = isinstance(reader, Reader)
+        how = "exact (discrete adjoint of the solver)" if exact else f"forward differences over {campaign.STEP} sd"
+        said.append(f"Derivatives are {how}.")
     return said

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 from scipy.special import ndtr
 
-from reinfuse.fits.retreatment.scenarios import ScenarioFile, load, parse
+from reinfuse.fits.retreatment.scenarios import ScenarioFile, World, load, parse
 from reinfuse.fits.retreatment.virtual_patients import from_prior
 from reinfuse.fits.sensitivity.gradients import gradient
 from reinfuse.fits.sensitivity.inputs import NODES, REACH, Inputs, from_cohort, from_population
@@ -114,19 +114,26 @@ def test_who_does_not_relapse_has_no_benefit_and_no_second_course(prior: Inputs)
     np.testing.assert_array_equal(found[without, 0], 0.0)
 
 
-@pytest.mark.parametrize("name", ["cmax", "auc28", "transgene@14", "transgene@90"])
+OTHER = World(name="other", host_dysfunction=0.5, antigen_loss_fraction=1e8, microenvironment=2.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "world"),
+    [(name, FILE.worlds[0]) for name in ("cmax", "auc28", "nadir", "transgene@14", "transgene@90", "burden@60")]
+    + [("auc28", OTHER), ("burden@60", OTHER)],
+)
 def test_derivatives_of_the_adjoint_are_those_of_differences(
-    name: str, prior: Inputs, monkeypatch: pytest.MonkeyPatch
+    name: str, world: World, prior: Inputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reinfuse.fits.sensitivity.outcomes.TOLERANCE", 1e-9)
     smooth = np.exp(0.3 * np.linspace(-REACH, REACH, NODES))[:, None]
     middle = prior.at(np.zeros((1, prior.k)))
-    chosen = [
-        i for i, n in enumerate(prior.names) if n in ("rho", "tg", "dE", "dM", "feng", "KA", "gT", "f0 cilta-cel")
-    ]
+    middle[:, prior.names.index("fr")] = 5e-9  # which the other world takes across its limit
+    moved = ("rho", "tg", "dE", "dM", "feng", "KA", "gT", "f0 cilta-cel", "bR", "fr", "bK")
+    chosen = [i for i, n in enumerate(prior.names) if n in moved]
     some = prior.only([prior.names[i] for i in chosen])
     some = replace(some, quantiles=middle[:, chosen] * smooth)
-    one, step = reader(some, name), 1e-3
+    one, step = replace(reader(some, name), world=world), 1e-4
     node = 2 * REACH / (NODES - 1)
     # in the middle of a piece of the tabulated quantiles, so that both sides lie on it
     scores = (np.floor(np.random.default_rng(7).uniform(-1.5, 1.5, (4, some.k)) / node) + 0.5) * node
