@@ -2,6 +2,7 @@
 
 import time
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -221,13 +222,12 @@ def sensitivity(
         "draws": draws, "options": table, "digest": _digest(inputs),
     }  # fmt: skip
     place = folder.prepare(out, resume=resume, force=force)
-    rows = design.rows * (1 + inputs.k if method is Method.DGSM else 1)
     try:
-        with progress("Model runs", float(units * rows)) as tick:
-            found = analyse(
-                design, reader, units=units, seed=seed, folder=place / folder.RUNS_FOLDER, recipe=recipe, cores=cores,
-                cluster=cluster, until_stable=until_stable, most_units=max(units, most // rows), level=level, tick=tick,
-            )  # fmt: skip
+        found = analyse(
+            design, reader, units=units, seed=seed, folder=place / folder.RUNS_FOLDER, recipe=recipe, cores=cores,
+            cluster=cluster, until_stable=until_stable, most_runs=most, level=level,
+            watch=partial(progress, "Model runs"),
+        )  # fmt: skip
     except ReinfuseError:  # what cannot be answered leaves nothing behind, but for what was there before
         if not resume:
             folder.discard(place)

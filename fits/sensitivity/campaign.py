@@ -75,10 +75,14 @@ class Runs:
         return Runs(y=self.y[:units], status=self.status[:units])
 
 
+def runs_of_unit(design: Design) -> int:
+    """Model runs that a unit is worth; a derivative counts like a difference."""
+    return design.rows * (1 + design.inputs.k if design.method == "dgsm" else 1)
+
+
 def units_per_task(design: Design) -> int:
     """A power of two: sequences stay balanced."""
-    rows = design.rows * (1 + design.inputs.k if design.method == "dgsm" else 1)
-    return int(2 ** max(0, np.floor(np.log2(max(TASK_ROWS / rows, 1.0)))))
+    return int(2 ** max(0, np.floor(np.log2(max(TASK_ROWS / runs_of_unit(design), 1.0)))))
 
 
 def run_task(task: Task) -> dict[str, NDArray[Any]]:
@@ -145,22 +149,25 @@ def run(
     cores, cluster
         As for `reinfuse.fits.tasks.run_tasks`; they do not change results.
     tick
-        Told of model runs done.
+        Told of model runs as they are done, and at once of those that are there: `runs_of_unit` of every unit in all.
 
     Returns
     -------
     Runs
     """
     each = min(units_per_task(design), units) if each is None else each
-    rows = design.rows * (1 + design.inputs.k if design.method == "dgsm" else 1)
+    rows, left = runs_of_unit(design), units
     tasks = {
         number: Task(design=design, reader=reader, first=first, count=min(each, units - first))
         for number, first in enumerate(range(0, units, each))
     }
 
     def told(count: int) -> None:
-        if tick is not None and count:
-            tick(float(count * each * rows))
+        nonlocal left
+        done = min(count * each, left)  # the last task may be smaller
+        left -= done
+        if tick is not None and done:
+            tick(float(done * rows))
 
     other = not isinstance(reader, Reader)  # which a process of its own may not be able to import
     alone = other or (cluster is None and units * rows < WORTH_PROCESSES)

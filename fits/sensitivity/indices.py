@@ -20,6 +20,7 @@ from SALib.analyze import rbd_fast as rbd_analysis
 from SALib.analyze.delta import calc_delta
 from SALib.analyze.sobol import first_order, second_order, total_order
 from scipy.special import ndtri
+from threadpoolctl import threadpool_limits
 
 from reinfuse.model.errors import ReinfuseError
 
@@ -227,9 +228,8 @@ def _delta(scores: Floats, y: Floats) -> dict[str, Floats]:
     edges = np.linspace(0, n, min(int(np.ceil(n**power)), 48) + 1)
     grid = np.linspace(y.min(), y.max(), 100)
     columns = [np.ascontiguousarray(x) for x in scores.T]
-    return {
-        "delta": np.array([calc_delta(y, grid, x, edges) for x in columns]),
-    }
+    with threadpool_limits(1):  # thousands of small solves: threads wait for each other longer than they work
+        return {"delta": np.array([calc_delta(y, grid, x, edges) for x in columns])}
 
 
 def _foremost(scores: Floats, y: Floats) -> Integers:
