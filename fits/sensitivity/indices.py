@@ -202,6 +202,10 @@ def _morris(points: Floats, y: Floats, k: int) -> dict[str, Floats]:
 
 def _by_rows(method: str, scores: Floats, y: Floats) -> Callable[[Integers], dict[str, Floats]]:
     k = scores.shape[1]
+    varies = np.ptp(scores, axis=0) > 0
+    if not varies.all():  # one value is left of an input, so it tells nothing of what is left
+        rest = _by_rows(method, scores[:, varies], y)
+        return lambda rows: {name: _zeros_beside(found, varies) for name, found in rest(rows).items()}
     problem = unit_problem(k)
     if method == "pawn":
         return lambda rows: {"median": np.asarray(pawn_analysis.analyze(problem, scores[rows], y[rows])["median"])}
@@ -219,6 +223,12 @@ def _by_rows(method: str, scores: Floats, y: Floats) -> Callable[[Integers], dic
         return {"shapley": out}
 
     return effects
+
+
+def _zeros_beside(found: Floats, there: NDArray[np.bool_]) -> Floats:
+    out = np.zeros(there.size)
+    out[there] = found
+    return out
 
 
 def _delta(scores: Floats, y: Floats) -> dict[str, Floats]:

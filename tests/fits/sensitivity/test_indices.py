@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 
 from reinfuse.fits.sensitivity.campaign import TASK_ROWS, runs_of_unit
 from reinfuse.fits.sensitivity.designs import Design
@@ -130,6 +130,10 @@ def linear(x: np.ndarray) -> np.ndarray:
     return np.asarray(x @ SLOPES)
 
 
+def linear_with_a_dummy(x: np.ndarray) -> np.ndarray:
+    return linear(x[:, :3])
+
+
 def test_shapley_of_two_correlated_normals_is_the_formula_of_owen_and_prieur() -> None:
     # their equation for k = 2: sigma_i^2 beta_i^2 (1 - rho^2 / 2) + ... written out for unit variances
     rho, a, b = 0.6, 1.0, 2.0
@@ -161,6 +165,38 @@ def test_a_correlated_input_that_is_not_in_the_function_has_a_shapley_effect_and
 def test_a_dummy_has_exactly_nothing(method: str) -> None:
     found = run(method, uniform(4, -np.pi, np.pi), ishigami, units=64)
     assert np.abs(found.indices[found.indices["parameter"] == "x4"]["value"]).max() == 0.0
+
+
+def given_one(i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of a linear function of normals: values, and (values, nodes) densities and distributions given one input.
+
+    The nodes are equally likely values of that input, 50 in each of ten parts.
+    """
+    sd, rest = np.sqrt((SLOPES**2).sum()), np.sqrt((np.delete(SLOPES, i) ** 2).sum())
+    y = np.linspace(-6.0 * sd, 6.0 * sd, 2001)
+    middle = SLOPES[i] * ndtri((np.arange(500) + 0.5) / 500)
+    z = (y[:, None] - middle) / rest
+    return y, np.exp(-0.5 * z**2) / (rest * np.sqrt(2.0 * np.pi)), ndtr(z)
+
+
+def test_delta_of_a_linear_function_of_normals_is_the_integral() -> None:
+    rows = index(run("delta", inputs(GRID, 4), linear_with_a_dummy, units=2**13, resamples=2), "delta")
+    for i in range(3):
+        y, density, _ = given_one(i)
+        distance = np.trapezoid(np.abs(density - density.mean(axis=1, keepdims=True)), y, axis=0)
+        # smoothed densities are a little less apart
+        assert rows["value"].iloc[i] == pytest.approx(0.5 * distance.mean(), abs=0.02)
+    assert rows["value"].iloc[3] < 0.05  # which no estimate from densities finds to be 0
+
+
+def test_pawn_of_a_linear_function_of_normals_is_the_distance_of_its_distributions() -> None:
+    rows = index(run("pawn", inputs(GRID, 4), linear_with_a_dummy, units=2**14, resamples=2), "median")
+    for i in range(3):
+        _, _, below = given_one(i)
+        parts = below.reshape(len(below), 10, 50).mean(axis=2)
+        distance = np.abs(parts - below.mean(axis=1, keepdims=True)).max(axis=0)
+        assert rows["value"].iloc[i] == pytest.approx(np.median(distance), abs=0.01)
+    assert rows["value"].iloc[3] < 0.03  # the largest distance of finite samples is never 0
 
 
 def test_shapley_effects_add_up_to_one() -> None:
