@@ -40,7 +40,7 @@ def main() -> None:
     for names in CASES:
         design = Design("sobol", inputs, seed=1)
         reader = Reader(
-            inputs=inputs, outcomes=expanded(names), file=file, scenario=file.scenarios[0], world=file.worlds[0],
+            inputs=inputs, asked=expanded(names), file=file, scenario=file.scenarios[0], worlds=(file.worlds[0],),
             options="real",
         )  # fmt: skip
         reader.read(inputs.at(np.zeros((8, inputs.k))))  # compiles once, if it was not yet

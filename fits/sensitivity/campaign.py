@@ -15,7 +15,7 @@ from reinfuse.model.simulate import Status
 
 from ..tasks import TaskFolder, run_tasks
 from .designs import Design
-from .gradients import gradient
+from .gradients import gradients
 from .outcomes import Reader
 
 type Floats = NDArray[np.float64]
@@ -107,7 +107,7 @@ def _derivatives(task: Task) -> dict[str, NDArray[Any]]:
     out = np.full((len(scores), 1 + k, len(names)), np.nan)
     out[:, 0] = value
     if isinstance(reader, Reader):
-        out[:, 1:] = np.stack([gradient(reader, name, scores) for name in names], axis=-1)
+        out[:, 1:] = gradients(reader, scores)
     else:
         for i in range(k):
             moved = scores.copy()

@@ -28,13 +28,19 @@ TOLERANCE: Final = 1e-6
 JUST_AFTER: Final = 1e-6
 
 
+def gradients(reader: Reader, scores: Floats) -> Floats:
+    """Derivatives of all of a reader's outcomes, (n, k, q); arguments and errors as of `gradient`."""
+    each = [gradient(one, name, scores) for one in reader.by_world for name in one.asked]
+    return np.stack(each, axis=-1)
+
+
 def gradient(reader: Reader, outcome: str, scores: Floats) -> Floats:
     """Derivatives of an outcome by the standard normal scores of the inputs.
 
     Parameters
     ----------
     reader
-        With the inputs and the course.
+        With the inputs, the course and one world.
     outcome
         A smooth one that every patient has.
     scores
@@ -56,7 +62,7 @@ def gradient(reader: Reader, outcome: str, scores: Floats) -> Floats:
     values = reader.inputs.at(scores)
     patients, _ = reader.inputs.patients(values)
     course = [first_infusion(reader.scenario, reader.file)]
-    given = arm_parameters(patients, reader.scenario, reader.world, course, table(reader.options))
+    given = arm_parameters(patients, reader.scenario, reader.worlds[0], course, table(reader.options))
     posed = pose(
         course=course, parameters=given, variant="full", n=len(values), options=reader.options, kinds=KINDS,
         tolerance=TOLERANCE,

@@ -6,7 +6,7 @@ its logarithm, so that variance means something.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -150,6 +150,18 @@ def expanded(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def in_world(name: str, world: World) -> str:
+    """An outcome's name where several worlds are looked at: ``pfs1 (no antigen loss)``; days stay at the end."""
+    kind, at, day = name.partition("@")
+    return f"{kind} ({world.name.replace('@', ' at ')}){at}{day}"
+
+
+def without_world(name: str) -> str:
+    """The outcome's own name, from that of `in_world`."""
+    kind, at, day = name.partition("@")
+    return kind.partition(" (")[0] + at + day
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reader:
     """From values of inputs to outcomes: picklable, so that any process can do it.
@@ -157,30 +169,44 @@ class Reader:
     Attributes
     ----------
     inputs : Inputs
-    outcomes : tuple of str
+    asked : tuple of str
         From `expanded`.
-    file, scenario, world
+    file, scenario
         The course that patients go through.
+    worlds : tuple of World
+        Hypotheses under which the same patients go through it.
     options : str
         Table of the model.
     """
 
     inputs: Inputs
-    outcomes: tuple[str, ...]
+    asked: tuple[str, ...]
     file: ScenarioFile
     scenario: Scenario
-    world: World
+    worlds: tuple[World, ...]
     options: OptionsName
+
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        """Names of what is read; with their world if there are several."""
+        if len(self.worlds) == 1:
+            return self.asked
+        return tuple(in_world(name, world) for world in self.worlds for name in self.asked)
+
+    @property
+    def by_world(self) -> "tuple[Reader, ...]":
+        """A reader for each world, in the order of the outcomes."""
+        return tuple(replace(self, worlds=(world,)) for world in self.worlds)
 
     @property
     def needs(self) -> frozenset[str]:
         """What has to be simulated."""
-        return frozenset(describe(name).needs for name in self.outcomes)
+        return frozenset(describe(name).needs for name in self.asked)
 
     @property
     def courses(self) -> int:
         """Solves of the equations for a patient at most."""
-        return 3 if "benefit" in self.needs else 2 if "second" in self.needs else 1
+        return len(self.worlds) * (3 if "benefit" in self.needs else 2 if "second" in self.needs else 1)
 
     @property
     def times(self) -> Floats:
@@ -191,14 +217,19 @@ class Reader:
         """Outcomes (n, q) of patients with inputs ``values`` (n, k), NaN where there is none, and status (n,).
 
         The status is that of the first solve that failed (`Status`), `UNDEFINED` where an outcome that everybody has
-        could not be told, else 0.
+        could not be told, else 0. Who fails in one world is left out of all.
         """
+        if len(self.worlds) > 1:
+            parts, states = zip(*(one.read(values) for one in self.by_world), strict=True)
+            failed = np.stack(states)
+            first = np.take_along_axis(failed, (failed != 0).argmax(axis=0)[None], axis=0)[0]
+            return np.where(first[:, None] == 0, np.hstack(parts), np.nan), first
         patients, clocks = self.inputs.patients(values)
         if self.needs == {"cart"}:
             found, status = self._kinetics(patients)
         else:
             found, status = self._courses(patients, clocks)
-        missing = [describe(name).relapsed_only for name in self.outcomes]
+        missing = [describe(name).relapsed_only for name in self.asked]
         undefined = (~np.isfinite(found) & ~np.array(missing)).any(axis=1)
         status = np.where(undefined & solved(status), UNDEFINED, np.where(solved(status), 0, status))
         found[status != 0] = np.nan
@@ -213,14 +244,14 @@ class Reader:
         cart = simulated["cart"].transpose("patient", "time").to_numpy()
         seen = kinetics(times, cart, end=PEAK_DAYS, auc_days=AUC_DAYS)
         by_name = {"cmax": seen.cmax, "tmax": seen.tmax, "auc28": seen.auc}
-        found = np.column_stack([_scaled(by_name[name], describe(name)) for name in self.outcomes])
+        found = np.column_stack([_scaled(by_name[name], describe(name)) for name in self.asked])
         return found, simulated["status"].to_numpy().astype(np.int64)
 
     def _courses(self, patients: VirtualPatients, clocks: Floats) -> tuple[Floats, Integers]:
-        more = ["transgene"] if any(name.startswith("transgene@") for name in self.outcomes) else []
+        more = ["transgene"] if any(name.startswith("transgene@") for name in self.asked) else []
         again = bool(self.needs & {"second", "benefit"})
         death = self._death_days(patients, clocks, 1)
-        seen = any(name == "nadir" or name.partition("@")[0] in CURVES for name in self.outcomes)
+        seen = any(name == "nadir" or name.partition("@")[0] in CURVES for name in self.asked)
         simulated = self._simulate(
             [first_infusion(self.scenario, self.file)], patients, self.times, [*self._judged, *more],
             branched=again, stopping=self._stopping(death, 1, whole_until=CURVE_DAYS[-1] if seen else PEAK_DAYS),
@@ -231,7 +262,7 @@ class Reader:
         second, gain = None, np.zeros(patients.n)
         if again:
             second, gain = self._second(patients, clocks, simulated, first, relapsed, status)
-        found = np.column_stack([self._column(name, simulated, first, second, gain) for name in self.outcomes])
+        found = np.column_stack([self._column(name, simulated, first, second, gain) for name in self.asked])
         return found, status
 
     def _second(
@@ -291,7 +322,7 @@ class Reader:
         return simulate_population(
             course=course,
             times=times,
-            parameters=arm_parameters(patients, self.scenario, self.world, course, table(self.options)),
+            parameters=arm_parameters(patients, self.scenario, self.worlds[0], course, table(self.options)),
             options=self.options,
             readouts=list(dict.fromkeys([*wanted, *(self._states if branched else ())])),
             tolerance=TOLERANCE,

@@ -23,7 +23,7 @@ from . import campaign
 from .campaign import Evaluator, Runs
 from .designs import GIVEN_DATA, Design
 from .indices import LEVEL, MAIN, RESAMPLES, Index, check_varies, estimate
-from .outcomes import CURVES, OUTCOMES, Reader, describe, failure_sentence
+from .outcomes import CURVES, OUTCOMES, Reader, describe, failure_sentence, without_world
 
 type Floats = NDArray[np.float64]
 
@@ -83,9 +83,10 @@ def check_suits(method: str, outcomes: tuple[str, ...]) -> None:
         For outcomes of relapsed patients with a method that needs everybody; and for derivatives of what has none.
     """
     for name in outcomes:
-        if name not in OUTCOMES and name.partition("@")[0] not in CURVES:
+        plain = without_world(name)
+        if plain not in OUTCOMES and plain.partition("@")[0] not in CURVES:
             continue
-        outcome = describe(name)
+        outcome = describe(plain)
         if (outcome.relapsed_only and method not in GIVEN_DATA) or (outcome.relapsed_only and method == "rbd-fast"):
             raise ReinfuseError(
                 f"{name} is known only of patients who relapse, and {method} needs it of all; take "

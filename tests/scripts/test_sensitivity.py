@@ -32,6 +32,24 @@ def test_it_writes_what_the_interface_says_and_the_same_seed_writes_the_same(tmp
     assert any("no data stand behind" in sentence for sentence in said["words"])
 
 
+def test_worlds_stand_beside_each_other(tmp_path: Path) -> None:
+    names = ["as assumed", "no host dysfunction"]
+    options = {"vary": ["rho", "bR"], "samples": 64, "outcomes": ["cmax", "transgene"]}
+    place = run(tmp_path / "both", worlds=names, **options)
+    table, one = pd.read_csv(place / "indices.csv"), pd.read_csv(run(tmp_path / "one", **options) / "indices.csv")
+    first = table[table["outcome"].str.contains(names[0])]
+    assert set(first["outcome"].str.replace(f" ({names[0]})", "")) == set(one["outcome"])
+    np.testing.assert_array_equal(first["value"], one["value"])
+    total = table[table["index"] == "total"].set_index(["outcome", "parameter"])["value"]
+    assert total["cmax (as assumed)", "bR"] > 0
+    assert total["cmax (no host dysfunction)", "bR"] == 0, "which it switches off"
+    figures = {file.name for file in (place / "figures").iterdir()}
+    assert {"ranked_cmax_no_host_dysfunction.png", "over_time_transgene_as_assumed.png", "heat_map.csv"} <= figures
+    said = json.loads((place / "run.json").read_text(encoding="utf-8"))
+    assert [world["name"] for world in said["worlds"]] == names
+    assert said["courses_per_run"] == 2
+
+
 @pytest.mark.parametrize("method", [Method.MORRIS, Method.SHAPLEY, Method.DGSM, Method.PAWN, Method.SHAPLEY_KNN])
 def test_every_method_goes_through(tmp_path: Path, method: Method) -> None:
     place = run(tmp_path / "out", method=method, samples=128, vary=["rho", "tg", "B0"])
@@ -74,6 +92,7 @@ def test_bad_input_writes_nothing(tmp_path: Path) -> None:
         ({"vary": ["nothing"]}, "no input"),
         ({"outcomes": ["pfs2"]}, "relapse"),
         ({"scenario": "none such"}, "no scenario"),
+        ({"worlds": ["as assumed", "none such"]}, "no world 'none such'"),
         ({"outcomes": ["cmax"], "vary": ["P0"]}, "in all .* runs"),  # which no cell answers to
     ):
         with pytest.raises(ReinfuseError, match=told):

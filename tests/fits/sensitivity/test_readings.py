@@ -12,7 +12,7 @@ from reinfuse.fits.retreatment.scenarios import ScenarioFile, World, load, parse
 from reinfuse.fits.retreatment.virtual_patients import from_prior
 from reinfuse.fits.sensitivity.gradients import gradient
 from reinfuse.fits.sensitivity.inputs import NODES, REACH, Inputs, from_cohort, from_population
-from reinfuse.fits.sensitivity.outcomes import UNDEFINED, Reader, describe, expanded
+from reinfuse.fits.sensitivity.outcomes import UNDEFINED, Reader, describe, expanded, without_world
 from reinfuse.fits.sensitivity.study import check_suits
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.simulate import simulate_population
@@ -29,7 +29,7 @@ def prior() -> Inputs:
 
 def reader(inputs: Inputs, *names: str, file: ScenarioFile = FILE) -> Reader:
     return Reader(
-        inputs=inputs, outcomes=expanded(names), file=file, scenario=file.scenarios[0], world=file.worlds[0],
+        inputs=inputs, asked=expanded(names), file=file, scenario=file.scenarios[0], worlds=(file.worlds[0],),
         options="real",
     )  # fmt: skip
 
@@ -106,6 +106,25 @@ def test_outcomes_are_those_of_whole_courses_each_simulated_from_its_beginning(
     assert (~close).any(axis=1).sum() <= 2
 
 
+def test_worlds_are_read_of_the_same_patients_and_failures_are_left_out_of_all(prior: Inputs) -> None:
+    values = prior.at(np.random.default_rng(10).standard_normal((200, prior.k)))
+    values[:20, prior.names.index("P0")] = 0.01  # too little M-protein to judge a response
+    worlds = FILE.worlds[:2]
+    both = replace(reader(prior, "best", "benefit", "burden"), worlds=worlds)
+    assert both.outcomes[:3] == ("best (as assumed)", "benefit (as assumed)", "burden (as assumed)@2")
+    assert {without_world(name) for name in both.outcomes} == set(both.asked)
+    found, status = both.read(values)
+    parts = [replace(both, worlds=(world,)).read(values) for world in worlds]
+    failed = (parts[0][1] != 0) | (parts[1][1] != 0)
+    np.testing.assert_array_equal(status != 0, failed)
+    assert failed.sum() == 20
+    wanted = np.hstack([found for found, _ in parts])
+    np.testing.assert_array_equal(found[~failed], wanted[~failed])
+    assert np.isnan(found[failed]).all()
+    q = len(both.asked)
+    assert (found[~failed, 1] != found[~failed, q + 1]).any()
+
+
 def test_who_does_not_relapse_has_no_benefit_and_no_second_course(prior: Inputs) -> None:
     values = prior.at(np.random.default_rng(6).standard_normal((128, prior.k)))
     found, status = reader(prior, "benefit", "pfs2").read(values)
@@ -133,7 +152,7 @@ def test_derivatives_of_the_adjoint_are_those_of_differences(
     chosen = [i for i, n in enumerate(prior.names) if n in moved]
     some = prior.only([prior.names[i] for i in chosen])
     some = replace(some, quantiles=middle[:, chosen] * smooth)
-    one, step = replace(reader(some, name), world=world), 1e-4
+    one, step = replace(reader(some, name), worlds=(world,)), 1e-4
     node = 2 * REACH / (NODES - 1)
     # in the middle of a piece of the tabulated quantiles, so that both sides lie on it
     scores = (np.floor(np.random.default_rng(7).uniform(-1.5, 1.5, (4, some.k)) / node) + 0.5) * node
