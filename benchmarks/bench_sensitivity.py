@@ -17,7 +17,8 @@ from reinfuse.fits.retreatment.scenarios import load
 from reinfuse.fits.retreatment.virtual_patients import from_prior
 from reinfuse.fits.sensitivity.designs import Design
 from reinfuse.fits.sensitivity.inputs import TABULATED, from_population
-from reinfuse.fits.sensitivity.outcomes import Reader, expanded
+from reinfuse.fits.sensitivity.outcomes import expanded
+from reinfuse.fits.sensitivity.reader import Reader
 from reinfuse.fits.sensitivity.study import analyse
 
 CASES = (("cmax", "auc28"), ("cmax", "nadir", "best", "pfs1"), ("benefit",))

@@ -203,8 +203,9 @@ def sensitivity(
     from reinfuse.fits.run import RunFolder
     from reinfuse.fits.sensitivity import folder, words
     from reinfuse.fits.sensitivity.designs import Design
-    from reinfuse.fits.sensitivity.outcomes import Reader, expanded
+    from reinfuse.fits.sensitivity.outcomes import expanded
     from reinfuse.fits.sensitivity.pictures import draw
+    from reinfuse.fits.sensitivity.reader import Reader
     from reinfuse.fits.sensitivity.study import MOST_LEFT_OUT, analyse, check_suits
 
     started = time.monotonic()

@@ -16,7 +16,7 @@ from reinfuse.model.simulate import Status
 from ..tasks import TaskFolder, run_tasks
 from .designs import Design
 from .gradients import gradients
-from .outcomes import Reader
+from .reader import Reader
 
 type Floats = NDArray[np.float64]
 type Integers = NDArray[np.int64]

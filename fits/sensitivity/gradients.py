@@ -18,7 +18,8 @@ from reinfuse.model.parameters import table
 
 from ..identification.readouts import Posed, pose
 from ..retreatment.arms import MOST_ANTIGEN_LOW, arm_parameters, first_infusion
-from .outcomes import CURVE_DAYS, FLOORS, Reader, describe
+from .outcomes import CURVE_DAYS, FLOORS, describe
+from .reader import Reader
 
 type Floats = NDArray[np.float64]
 

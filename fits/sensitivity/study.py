@@ -23,7 +23,8 @@ from . import campaign
 from .campaign import Evaluator, Runs
 from .designs import GIVEN_DATA, Design
 from .indices import LEVEL, MAIN, RESAMPLES, Index, check_varies, estimate
-from .outcomes import CURVES, OUTCOMES, Reader, describe, failure_sentence, without_world
+from .outcomes import CURVES, OUTCOMES, describe, failure_sentence, without_world
+from .reader import Reader
 
 type Floats = NDArray[np.float64]
 

@@ -10,6 +10,7 @@ from scipy.special import ndtr, ndtri
 
 from reinfuse.fits.sensitivity.campaign import TASK_ROWS, runs_of_unit
 from reinfuse.fits.sensitivity.designs import Design
+from reinfuse.fits.sensitivity.indices import Index, estimate
 from reinfuse.fits.sensitivity.inputs import NODES, REACH, Inputs
 from reinfuse.fits.sensitivity.shapley import from_neighbours, linear_gaussian
 from reinfuse.fits.sensitivity.study import Found, analyse
@@ -130,8 +131,11 @@ def linear(x: np.ndarray) -> np.ndarray:
     return np.asarray(x @ SLOPES)
 
 
-def linear_with_a_dummy(x: np.ndarray) -> np.ndarray:
-    return linear(x[:, :3])
+def estimated(method: str, units: int) -> dict[str, Index]:
+    """Indices of the linear function of three normals, and a fourth that is not in it."""
+    design = Design(method, inputs(GRID, 4), seed=5)
+    y = linear(design.values(0, units)[:, 0, :3])[:, None]
+    return estimate(design, y, units=np.arange(units), rng=np.random.default_rng(3), resamples=2)
 
 
 def test_shapley_of_two_correlated_normals_is_the_formula_of_owen_and_prieur() -> None:
@@ -180,23 +184,23 @@ def given_one(i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def test_delta_of_a_linear_function_of_normals_is_the_integral() -> None:
-    rows = index(run("delta", inputs(GRID, 4), linear_with_a_dummy, units=2**13, resamples=2), "delta")
+    found = estimated("delta", 2**13)["delta"].value
     for i in range(3):
         y, density, _ = given_one(i)
         distance = np.trapezoid(np.abs(density - density.mean(axis=1, keepdims=True)), y, axis=0)
         # smoothed densities are a little less apart
-        assert rows["value"].iloc[i] == pytest.approx(0.5 * distance.mean(), abs=0.02)
-    assert rows["value"].iloc[3] < 0.05  # which no estimate from densities finds to be 0
+        assert found[i] == pytest.approx(0.5 * distance.mean(), abs=0.02)
+    assert found[3] < 0.05  # which no estimate from densities finds to be 0
 
 
 def test_pawn_of_a_linear_function_of_normals_is_the_distance_of_its_distributions() -> None:
-    rows = index(run("pawn", inputs(GRID, 4), linear_with_a_dummy, units=2**14, resamples=2), "median")
+    found = estimated("pawn", 2**15)["median"].value
     for i in range(3):
         _, _, below = given_one(i)
         parts = below.reshape(len(below), 10, 50).mean(axis=2)
         distance = np.abs(parts - below.mean(axis=1, keepdims=True)).max(axis=0)
-        assert rows["value"].iloc[i] == pytest.approx(np.median(distance), abs=0.01)
-    assert rows["value"].iloc[3] < 0.03  # the largest distance of finite samples is never 0
+        assert found[i] == pytest.approx(np.median(distance), abs=0.005)
+    assert found[3] < 0.02  # the largest distance of finite samples is never 0
 
 
 def test_shapley_effects_add_up_to_one() -> None:

@@ -12,7 +12,8 @@ from reinfuse.fits.retreatment.scenarios import ScenarioFile, World, load, parse
 from reinfuse.fits.retreatment.virtual_patients import from_prior
 from reinfuse.fits.sensitivity.gradients import gradient
 from reinfuse.fits.sensitivity.inputs import NODES, REACH, Inputs, from_cohort, from_population
-from reinfuse.fits.sensitivity.outcomes import UNDEFINED, Reader, describe, expanded, without_world
+from reinfuse.fits.sensitivity.outcomes import UNDEFINED, describe, expanded, without_world
+from reinfuse.fits.sensitivity.reader import Reader
 from reinfuse.fits.sensitivity.study import check_suits
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.simulate import simulate_population
@@ -94,7 +95,7 @@ def test_outcomes_are_those_of_whole_courses_each_simulated_from_its_beginning(
         asked.append({name for name in ("start", "stopping") if given.pop(name, None) is not None})
         return simulate_population(**given)
 
-    monkeypatch.setattr("reinfuse.fits.sensitivity.outcomes.simulate_population", whole)
+    monkeypatch.setattr("reinfuse.fits.sensitivity.reader.simulate_population", whole)
     wanted, state = one.read(values)
     assert asked == [{"stopping"}, {"start", "stopping"}, {"start", "stopping"}]
     np.testing.assert_array_equal(status, state)
@@ -144,7 +145,7 @@ OTHER = World(name="other", host_dysfunction=0.5, antigen_loss_fraction=1e8, mic
 def test_derivatives_of_the_adjoint_are_those_of_differences(
     name: str, world: World, prior: Inputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reinfuse.fits.sensitivity.outcomes.TOLERANCE", 1e-9)
+    monkeypatch.setattr("reinfuse.fits.sensitivity.reader.TOLERANCE", 1e-9)
     smooth = np.exp(0.3 * np.linspace(-REACH, REACH, NODES))[:, None]
     middle = prior.at(np.zeros((1, prior.k)))
     middle[:, prior.names.index("fr")] = 5e-9  # which the other world takes across its limit
@@ -172,6 +173,8 @@ def test_outcomes_that_a_method_cannot_answer_for_are_refused_with_a_remedy() ->
         check_suits("dgsm", ("pfs1",))
     with pytest.raises(ReinfuseError, match="choose from"):
         expanded(["nonsense"])
+    with pytest.raises(ReinfuseError, match="burden@13 is read on no such day; choose from burden@2, burden@4"):
+        expanded(["burden@14", "burden@13"])
 
 
 def test_a_virtual_cohort_keeps_its_correlation(tmp_path) -> None:
