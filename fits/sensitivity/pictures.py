@@ -1,6 +1,7 @@
 """Which figures an analysis has, and the numbers in each."""
 
 import re
+from textwrap import fill
 from typing import Final
 
 import numpy as np
@@ -20,6 +21,8 @@ LABELS: Final = {"shapley": "Shapley effect", "bound": "upper bound of the total
 #: Inputs of a figure at most, those with the largest indices.
 BARS: Final = 15
 LINES: Final = 6
+#: Letters of a line of a title at most.
+TITLE: Final = 75
 COLUMNS: Final = 22
 PAIRS: Final = 12
 
@@ -51,7 +54,7 @@ def _file(name: str) -> str:
 
 def _about(name: str) -> str:
     plain = without_world(name)
-    return f"{name}: {describe(plain).about}" if plain in OUTCOMES or plain in CURVES else name
+    return fill(f"{name}: {describe(plain).about}", TITLE) if plain in OUTCOMES or plain in CURVES else name
 
 
 def _ranked(found: Found, table: pd.DataFrame, name: str, label: str) -> Picture:
