@@ -17,7 +17,8 @@ from reinfuse.fits.retreatment.scenarios import load
 from reinfuse.fits.retreatment.virtual_patients import from_prior
 from reinfuse.fits.sensitivity.designs import Design
 from reinfuse.fits.sensitivity.inputs import TABULATED, from_population
-from reinfuse.fits.sensitivity.outcomes import Reader, expanded
+from reinfuse.fits.sensitivity.outcomes import expanded
+from reinfuse.fits.sensitivity.reader import Reader
 from reinfuse.fits.sensitivity.study import analyse
 
 CASES = (("cmax", "auc28"), ("cmax", "nadir", "best", "pfs1"), ("benefit",))
@@ -40,7 +41,7 @@ def main() -> None:
     for names in CASES:
         design = Design("sobol", inputs, seed=1)
         reader = Reader(
-            inputs=inputs, outcomes=expanded(names), file=file, scenario=file.scenarios[0], world=file.worlds[0],
+            inputs=inputs, asked=expanded(names), file=file, scenario=file.scenarios[0], worlds=(file.worlds[0],),
             options="real",
         )  # fmt: skip
         reader.read(inputs.at(np.zeros((8, inputs.k))))  # compiles once, if it was not yet

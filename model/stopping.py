@@ -38,11 +38,14 @@ class Stopping:
         Days of follow-up.
     rules : ResponseRules, optional
         Of progression by M-protein. None (progression follows something else): death alone ends a course.
+    whole_until : float
+        Days up to which nothing is left out, for who looks at more than the judgement; not before `PEAK_DAYS`.
     """
 
     death_days: Floats
     follow_up: float
     rules: ResponseRules | None = None
+    whole_until: float = PEAK_DAYS
 
     def watch(self, times: Floats, readouts: Sequence[str], growth: Floats) -> tuple[Floats, Places, Places, Floats]:
         """Make what the kernel needs (`kernels.records.decided`).
@@ -71,12 +74,13 @@ class Stopping:
             raise ReinfuseError(
                 f"stopping: death_days is {self.death_days!r}; give one day for each of {growth.size} patients"
             )
-        latest = np.searchsorted(times, np.maximum(self.death_days, PEAK_DAYS)).astype(np.int64)
+        whole = max(self.whole_until, PEAK_DAYS)
+        latest = np.searchsorted(times, np.maximum(self.death_days, whole)).astype(np.int64)
         flat, visits = np.full(places.WATCH_SIZE, -1.0), np.zeros(times.size, dtype=np.int64)
         if self.rules is not None:
             visits = _visits(self.rules, self.follow_up, times)
             _fill(flat, self.rules, self.follow_up, readouts)
-            flat[places.WATCH_FIRST] = min(PEAK_DAYS, times[-1])
+            flat[places.WATCH_FIRST] = min(whole, times[-1])
         return flat, visits, latest, growth
 
 

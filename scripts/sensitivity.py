@@ -2,6 +2,7 @@
 
 import time
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -113,6 +114,14 @@ def command(
     scenario: Annotated[
         str | None, typer.Option(metavar="NAME", help="Which of its scenarios; the first that has a second infusion.")
     ] = None,
+    world: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Hypotheses of its worlds under which the same patients are looked at; may be repeated, or all. "
+            "[default: the first]",
+        ),
+    ] = None,
     draws: Annotated[int, typer.Option(min=2, help="Draws of the posterior that patients are spread over.")] = 1000,
     level: Annotated[float, typer.Option(min=0.5, max=0.999, help="Level of the intervals.")] = 0.89,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random number.")] = 1,
@@ -150,8 +159,8 @@ def command(
     sensitivity(
         run=run, cohort=cohort, out=out, outcomes=outcome, method=method, samples=samples, vary=vary or [],
         spread=spread, dependence=dependence, second_order=second_order, until_stable=until_stable, most=most,
-        options=options, scenarios=scenarios, scenario=scenario, draws=draws, level=level, seed=seed, cores=cores,
-        cluster=cluster, resume=resume, force=force, console=console,
+        options=options, scenarios=scenarios, scenario=scenario, worlds=world or [], draws=draws, level=level,
+        seed=seed, cores=cores, cluster=cluster, resume=resume, force=force, console=console,
     )  # fmt: skip
 
 
@@ -172,6 +181,7 @@ def sensitivity(
     options: Options = Options.REFERENCE,
     scenarios: Path | None = None,
     scenario: str | None = None,
+    worlds: list[str] | None = None,
     draws: int = 1000,
     level: float = 0.89,
     seed: int = 1,
@@ -193,8 +203,9 @@ def sensitivity(
     from reinfuse.fits.run import RunFolder
     from reinfuse.fits.sensitivity import folder, words
     from reinfuse.fits.sensitivity.designs import Design
-    from reinfuse.fits.sensitivity.outcomes import Reader, expanded
+    from reinfuse.fits.sensitivity.outcomes import expanded
     from reinfuse.fits.sensitivity.pictures import draw
+    from reinfuse.fits.sensitivity.reader import Reader
     from reinfuse.fits.sensitivity.study import MOST_LEFT_OUT, analyse, check_suits
 
     started = time.monotonic()
@@ -210,24 +221,21 @@ def sensitivity(
     inputs, population, table = _inputs(run, cohort, file, spread, options, draws, seed)
     inputs = inputs.only(vary or [])
     design = Design(method.value, inputs, seed=seed, second_order=second_order, dependence=dependence.value)
-    reader = Reader(
-        inputs=design.inputs, outcomes=names, file=file, scenario=chosen, world=file.worlds[0], options=table
-    )
-    world = file.worlds[0]
+    looked_at = _worlds(file.worlds, worlds or [])
+    reader = Reader(inputs=design.inputs, asked=names, file=file, scenario=chosen, worlds=looked_at, options=table)
     recipe: dict[str, Any] = {
         "outcomes": list(names), "method": method.value, "second_order": second_order, "inputs": list(inputs.names),
         "source": inputs.source, "spread": spread.value, "dependence": design.dependence, "seed": seed,
-        "scenario": chosen.model_dump(), "world": world.model_dump(), "settings": file.settings.model_dump(),
-        "draws": draws, "options": table, "digest": _digest(inputs),
+        "scenario": chosen.model_dump(), "worlds": [world.model_dump() for world in looked_at],
+        "settings": file.settings.model_dump(), "draws": draws, "options": table, "digest": _digest(inputs),
     }  # fmt: skip
     place = folder.prepare(out, resume=resume, force=force)
-    rows = design.rows * (1 + inputs.k if method is Method.DGSM else 1)
     try:
-        with progress("Model runs", float(units * rows)) as tick:
-            found = analyse(
-                design, reader, units=units, seed=seed, folder=place / folder.RUNS_FOLDER, recipe=recipe, cores=cores,
-                cluster=cluster, until_stable=until_stable, most_units=max(units, most // rows), level=level, tick=tick,
-            )  # fmt: skip
+        found = analyse(
+            design, reader, units=units, seed=seed, folder=place / folder.RUNS_FOLDER, recipe=recipe, cores=cores,
+            cluster=cluster, until_stable=until_stable, most_runs=most, level=level,
+            watch=partial(progress, "Model runs"),
+        )  # fmt: skip
     except ReinfuseError:  # what cannot be answered leaves nothing behind, but for what was there before
         if not resume:
             folder.discard(place)
@@ -282,6 +290,17 @@ def _scenario(known: Any, name: str | None) -> Any:
     raise ReinfuseError(f"no scenario {name!r} in the file; there are {', '.join(one.name for one in known)}")
 
 
+def _worlds(known: Any, names: list[str]) -> tuple[Any, ...]:
+    """Worlds by name, each once; all of them for ``all``, the first for none."""
+    by_name = {one.name: one for one in known}
+    if names == ["all"]:
+        return tuple(known)
+    for name in names:
+        if name not in by_name:
+            raise ReinfuseError(f"no world {name!r} in the file; there are {', '.join(by_name)}, or say all")
+    return tuple(by_name[name] for name in dict.fromkeys(names)) or (known[0],)
+
+
 def _inputs(
     run: Path | None, cohort: Path | None, file: Any, spread: Spread, options: Options, draws: int, seed: int
 ) -> "tuple[Inputs, SampledPopulation | None, Any]":
@@ -318,7 +337,7 @@ def _print(console: "Console", found: "Found", design: "Design") -> None:
     main = MAIN[design.method]
     shown = found.indices[(found.indices["index"] == main) & ~found.indices["outcome"].str.contains("@")]
     for name, rows in shown.groupby("outcome", sort=False):
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), pad_edge=False, title=str(name))
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), pad_edge=False, title=escape(str(name)))
         table.add_column("input", no_wrap=True)
         table.add_column(main, justify="right")
         table.add_column("interval", justify="right", no_wrap=True)

@@ -21,17 +21,18 @@ from reinfuse.model.derive.build import build as compile_model
 from reinfuse.model.equations import bcma
 from reinfuse.model.equations.definition import OdeModel, State, Values
 from reinfuse.model.errors import ReinfuseError
-from reinfuse.model.parameters import REAL_COHORT, VARIANTS
+from reinfuse.model.parameters import VARIANTS, table
 from reinfuse.model.schedule import events, slot_parameters
 from reinfuse.model.simulate import solved
 
 type Floats = NDArray[np.float64]
 type Integers = NDArray[np.int64]
 
-#: What can be read, all but the rates on a logarithmic scale; by name, its meaning.
+#: What can be read, on a logarithmic scale but for cells and rates; by name, its meaning.
 VALUES: Final[Mapping[str, str]] = {
     "transgene": "ln of the transgene assay's location",
     "cart": "ln of CAR+ cells/µL",
+    "cells": "CAR+ cells/µL",
     "sbcma": "ln of soluble BCMA",
     "mprotein": "ln of M-protein, with the assay's offset",
     "burden": "ln of all myeloma cells",
@@ -42,6 +43,8 @@ VALUES: Final[Mapping[str, str]] = {
     "rate of cart": "time derivative of ln CAR+ cells",
     "rate of burden": "time derivative of ln burden",
 }
+#: Of these, what needs a model with a hazard of progression.
+OF_HAZARD: Final = ("hazard", "cumulative hazard", "free")
 TOLERANCE: Final = 1e-7
 MAX_STEPS: Final = 5000
 #: Scale of the two integrals as states: below it their error is absolute.
@@ -54,9 +57,9 @@ def kind_of(name: str) -> str:
     return f"value of {name}"
 
 
-def read_model(infusions: int) -> OdeModel:
-    """The real-cohort model with `VALUES` to be observed, and the two integrals."""
-    base = bcma.build(infusions, bcma.OPTIONS["real"])
+def read_model(infusions: int, options: str = "real") -> OdeModel:
+    """A model of `bcma.OPTIONS` with its `VALUES` to be observed, and the two integrals."""
+    base = bcma.build(infusions, bcma.OPTIONS[options])
     slots = range(1, infusions + 1)
 
     def start(p: Any) -> tuple[Values, Values]:
@@ -83,16 +86,16 @@ def read_model(infusions: int) -> OdeModel:
         values = {
             "transgene": log(out["transgene"]),
             "cart": log(out["cart"]),
+            "cells": out["cart"],
             "sbcma": log(out["sbcma"]),
             "mprotein": log(out["mprotein"] + bcma.IMMUNOFIXATION),
             "burden": log(burden),
-            "hazard": log(out["hazard"]),
-            "cumulative hazard": y.H,
             "area": log(maximum(y.area, LEAST)),
-            "free": log(maximum(y.free, LEAST)),
             "rate of cart": flux / cells,
             "rate of burden": (y.Ts * d["Ts"] + y.Tr * d["Tr"]) / burden,
         }
+        if "hazard" in out:
+            values |= {"hazard": log(out["hazard"]), "cumulative hazard": y.H, "free": log(maximum(y.free, LEAST))}
         return {kind_of(name): (value, 0.0) for name, value in values.items()}
 
     counts = {"infusion": 0.0, "assessment": bcma.EARLY}  # a day free is a day free, also before anybody looks
@@ -137,15 +140,16 @@ class Reader:
         fixed: Mapping[str, float],
         kinds: Sequence[str] = tuple(VALUES),
         tolerance: float = TOLERANCE,
+        options: str = "real",
     ) -> Self:
         """Compile a reader; what ``fixed`` names is a number in it and has no gradient."""
-        kernel = _compiled(infusions, tuple(sorted(fixed.items())), tuple(kinds))
+        kernel = _compiled(infusions, tuple(sorted(fixed.items())), tuple(kinds), options)
         return cls(kernel, tuple(kinds), tolerance)
 
     def read(
         self, name: str, theta: Floats, course: tuple[Floats, Integers, Integers], day: Floats, *, slope: bool = True
     ) -> tuple[Floats, Floats]:
-        """A read-out of patients, each on a day of its own.
+        """A read-out of patients, each on days of its own.
 
         Parameters
         ----------
@@ -156,7 +160,7 @@ class Reader:
         course
             Events of each patient: times and codes (n, e), counts (n,).
         day
-            (n,).
+            (n,), or (n, m): summed over these days, which rise.
         slope
             Whether gradients are wanted.
 
@@ -165,15 +169,16 @@ class Reader:
         value, gradient
             (n,) and (n, columns) by natural values; NaN where the solver failed or a day is not finite.
         """
-        n = theta.shape[0]
-        asked = np.isfinite(day)
+        days = day.reshape(len(day), -1)
+        n, m = days.shape
+        asked = np.isfinite(days).all(axis=1)
         loglik, grad, status = np.empty(n), np.zeros(theta.shape), np.zeros(n, dtype=np.int64)
-        time = np.where(asked, day, 0.0)[:, None]
-        kind = np.full((n, 1), self.kernel.kinds.index(kind_of(name)), dtype=np.int64)
-        family = np.full((n, 1), int(Family.EVENT), dtype=np.int64)
+        time = np.where(asked[:, None], days, 0.0)
+        kind = np.full((n, m), self.kernel.kinds.index(kind_of(name)), dtype=np.int64)
+        family = np.full((n, m), int(Family.EVENT), dtype=np.int64)
         self.kernel.loglik_grad(
             np.flatnonzero(asked), np.ascontiguousarray(theta), *map(np.ascontiguousarray, course),
-            time, kind, family, np.ones((n, 1)), np.ones(n, dtype=np.int64),
+            time, kind, family, np.ones((n, m)), np.full(n, m),
             self.tolerance, MAX_STEPS, slope, loglik, grad, status,
         )  # fmt: skip
         good = asked & solved(status) & np.isfinite(loglik)
@@ -182,7 +187,7 @@ class Reader:
     def curve(self, name: str, theta: Floats, course: tuple[Floats, Integers, Integers], days: Floats) -> Floats:
         """A read-out at common days, (n, T), from one solve for each patient; NaN where unsolved.
 
-        ``name`` is one of cart, burden, H (cumulative hazard) and hazard, on natural scales.
+        ``name`` is one of cart, burden and, where there is a hazard, H (its cumulation) and hazard; natural scales.
         """
         out = np.full((theta.shape[0], days.size, len(self.kernel.readouts)), np.nan)
         status = np.zeros(theta.shape[0], dtype=np.int64)
@@ -195,10 +200,10 @@ class Reader:
 
 
 @cache
-def _compiled(infusions: int, fixed: tuple[tuple[str, float], ...], kinds: tuple[str, ...]) -> Kernel:
+def _compiled(infusions: int, fixed: tuple[tuple[str, float], ...], kinds: tuple[str, ...], options: str) -> Kernel:
     asked = tuple(kind_of(name) for name in kinds)
-    readouts = ("cart", "Ts", "Tr", "H", "hazard")
-    return compile_model(read_model(infusions), fixed=dict(fixed), kinds=asked, readouts=readouts)
+    readouts = ("cart", "Ts", "Tr", *(("H", "hazard") if any(name in kinds for name in OF_HAZARD) else ()))
+    return compile_model(read_model(infusions, options), fixed=dict(fixed), kinds=asked, readouts=readouts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,9 +235,10 @@ class Posed:
         return int(self.theta.shape[0])
 
     def read(self, name: str, day: Any, *, slope: bool = True) -> tuple[Floats, Floats]:
-        """As `Reader.read`; ``day`` (n,) or one number."""
-        days = np.array(np.broadcast_to(np.asarray(day, dtype=np.float64), self.n))
-        return self.reader.read(name, self.theta, self.course, days, slope=slope)
+        """As `Reader.read`; ``day`` one number, (n,) or (n, m)."""
+        days = np.asarray(day, dtype=np.float64)
+        each = days if days.ndim == 2 else np.array(np.broadcast_to(days, self.n))
+        return self.reader.read(name, self.theta, self.course, each, slope=slope)
 
     def curve(self, name: str, days: Floats) -> Floats:
         """As `Reader.curve`."""
@@ -246,7 +252,14 @@ class Posed:
 
 
 def pose(
-    *, course: Sequence[Infusion], parameters: Mapping[str, Any], variant: str = "no-exhaustion", n: int | None = None
+    *,
+    course: Sequence[Infusion],
+    parameters: Mapping[str, Any],
+    variant: str = "no-exhaustion",
+    n: int | None = None,
+    options: str = "real",
+    kinds: Sequence[str] = tuple(VALUES),
+    tolerance: float = TOLERANCE,
 ) -> Posed:
     """Make patients ready to be read.
 
@@ -261,6 +274,10 @@ def pose(
         A name of `reinfuse.model.parameters.VARIANTS`; what it switches off has no gradient.
     n
         Number of patients; that of the first array when None.
+    options
+        ``real`` or ``reference``: parameter table and model.
+    kinds, tolerance
+        As for `Reader.of`; fewer kinds are compiled and solved sooner.
 
     Raises
     ------
@@ -270,15 +287,16 @@ def pose(
     if variant not in VARIANTS:
         raise ReinfuseError(f"unknown variant {variant!r}; use one of {', '.join(VARIANTS)}")
     off, resolved = VARIANTS[variant], resolve(course)
-    values: dict[str, Any] = {symbol: row.median for symbol, row in REAL_COHORT.items()}
-    values |= slot_parameters(resolved, "real")
+    values: dict[str, Any] = {symbol: row.median for symbol, row in table(options).items()}
+    values |= {"gT": 1.0, "dlt": 0.0} if options == "reference" else {}
+    values |= slot_parameters(resolved, options)
     if unknown := [name for name in parameters if name not in values]:
         raise ReinfuseError(f"unknown parameter {unknown[0]!r}; see `reinfuse models` for the names")
     values |= parameters
     fixed = dict(off.parameters) | {
         f"{name}_{item.slot}": value for item in resolved for name, value in off.product.items()
     }
-    reader = Reader.of(len(resolved), fixed)
+    reader = Reader.of(len(resolved), fixed, kinds, tolerance, options)
     lengths = {np.shape(value)[0] for value in values.values() if np.ndim(value) == 1}
     size = n if n is not None else next(iter(lengths), 1)
     if lengths - {size}:

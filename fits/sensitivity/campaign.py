@@ -15,8 +15,8 @@ from reinfuse.model.simulate import Status
 
 from ..tasks import TaskFolder, run_tasks
 from .designs import Design
-from .gradients import gradient, is_exact
-from .outcomes import Reader
+from .gradients import gradients
+from .reader import Reader
 
 type Floats = NDArray[np.float64]
 type Integers = NDArray[np.int64]
@@ -75,10 +75,14 @@ class Runs:
         return Runs(y=self.y[:units], status=self.status[:units])
 
 
+def runs_of_unit(design: Design) -> int:
+    """Model runs that a unit is worth; a derivative counts like a difference."""
+    return design.rows * (1 + design.inputs.k if design.method == "dgsm" else 1)
+
+
 def units_per_task(design: Design) -> int:
     """A power of two: sequences stay balanced."""
-    rows = design.rows * (1 + design.inputs.k if design.method == "dgsm" else 1)
-    return int(2 ** max(0, np.floor(np.log2(max(TASK_ROWS / rows, 1.0)))))
+    return int(2 ** max(0, np.floor(np.log2(max(TASK_ROWS / runs_of_unit(design), 1.0)))))
 
 
 def run_task(task: Task) -> dict[str, NDArray[Any]]:
@@ -95,25 +99,23 @@ def run_task(task: Task) -> dict[str, NDArray[Any]]:
 
 
 def _derivatives(task: Task) -> dict[str, NDArray[Any]]:
-    """Values and derivatives: exact where the adjoint gives them, else forward differences."""
+    """Values and derivatives: exact those of virtual patients, forward differences of other functions."""
     scores = task.design.scores(task.first, task.count)[:, 0]
     inputs, reader = task.design.inputs, task.reader
     k, names = inputs.k, reader.outcomes
     value, status = reader.read(inputs.at(scores))
     out = np.full((len(scores), 1 + k, len(names)), np.nan)
     out[:, 0] = value
-    exact = [isinstance(reader, Reader) and is_exact(name) for name in names]
-    if not all(exact):
+    if isinstance(reader, Reader):
+        out[:, 1:] = gradients(reader, scores)
+    else:
         for i in range(k):
             moved = scores.copy()
             moved[:, i] += STEP
             beside, state = reader.read(inputs.at(moved))
             out[:, 1 + i] = (beside - value) / STEP
             status = np.where(status != 0, status, state)
-    for j, name in enumerate(names):
-        if exact[j] and isinstance(reader, Reader):
-            out[:, 1:, j] = gradient(reader, name, scores)
-    lost = (status == 0) & ~np.isfinite(out[:, 1:][:, :, exact]).all(axis=(1, 2))
+    lost = (status == 0) & ~np.isfinite(out[:, 1:]).all(axis=(1, 2))
     status = np.where(lost, int(Status.NOT_FINITE), status)
     return {"y": out.astype(np.float32), "status": np.repeat(status[:, None], 1 + k, axis=1).astype(np.int16)}
 
@@ -147,22 +149,25 @@ def run(
     cores, cluster
         As for `reinfuse.fits.tasks.run_tasks`; they do not change results.
     tick
-        Told of model runs done.
+        Told of model runs as they are done, and at once of those that are there: `runs_of_unit` of every unit in all.
 
     Returns
     -------
     Runs
     """
     each = min(units_per_task(design), units) if each is None else each
-    rows = design.rows * (1 + design.inputs.k if design.method == "dgsm" else 1)
+    rows, left = runs_of_unit(design), units
     tasks = {
         number: Task(design=design, reader=reader, first=first, count=min(each, units - first))
         for number, first in enumerate(range(0, units, each))
     }
 
     def told(count: int) -> None:
-        if tick is not None and count:
-            tick(float(count * each * rows))
+        nonlocal left
+        done = min(count * each, left)  # the last task may be smaller
+        left -= done
+        if tick is not None and done:
+            tick(float(done * rows))
 
     other = not isinstance(reader, Reader)  # which a process of its own may not be able to import
     alone = other or (cluster is None and units * rows < WORTH_PROCESSES)

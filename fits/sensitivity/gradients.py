@@ -1,60 +1,38 @@
-"""Exact derivatives of the kinetics of the first infusion, by the discrete adjoint of the solver.
+"""Exact derivatives of what is read of a first course, by the scores of the inputs.
 
-The adjoint knows the gradient of a log-likelihood. That of an event is its location, here ``ln C`` on a day: so one
-backward pass gives the derivative of the transgene on that day, and of the peak (whose day does not move it to first
-order). For the area every day's ``d ln C`` is weighted: a quantified value a little above the prediction, so far that
-the score of its density (Student's t with 4 degrees of freedom) is the weight.
+Read-outs and their gradients are those of `reinfuse.fits.identification.readouts`, here as the laboratory reads them: a
+peak or nadir is the outermost of the days that it looks at, and moves with the curve on that day; an area is the
+trapezium rule over days. What stands between is the chain rule: inputs through their quantile functions, and a
+hypothesis of the world as what it multiplies.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reinfuse.model.course import resolve
-from reinfuse.model.densities import Family
-from reinfuse.model.derive.build import Kernel, build
-from reinfuse.model.equations import bcma
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.judgement import AUC_DAYS, PEAK_DAYS
 from reinfuse.model.parameters import table
-from reinfuse.model.schedule import events, slot_parameters
-from reinfuse.model.simulate import simulate_population, solved
 
-from ..retreatment.arms import arm_parameters, first_infusion
-from .outcomes import Reader
+from ..identification.readouts import Posed, pose
+from ..retreatment.arms import MOST_ANTIGEN_LOW, arm_parameters, first_infusion
+from .outcomes import CURVE_DAYS, FLOORS, describe
+from .reader import Reader
 
 type Floats = NDArray[np.float64]
 
-#: Outcomes with exact derivatives; days of the transgene's curve too.
-EXACT: Final = ("cmax", "auc28")
+KINDS: Final = ("cart", "cells", "transgene", "burden")
 TOLERANCE: Final = 1e-6
-STEPS: Final = 5000
-#: Days after the infusion that stand for its own.
+#: Days after the infusion that stand for its own: the curve jumps there.
 JUST_AFTER: Final = 1e-6
 
 
-def is_exact(outcome: str) -> bool:
-    """Whether the adjoint gives an outcome's derivative."""
-    return outcome in EXACT or outcome.startswith("transgene@")
-
-
-@cache
-def _kernel(options: str) -> Kernel:
-    return build(bcma.build(1, bcma.OPTIONS[options]), kinds=("transgene", "cart"), readouts=())
-
-
-@dataclass(frozen=True, eq=False)
-class _Records:
-    """Observations whose log-likelihood has the derivative that is wanted: (n, m) each."""
-
-    time: Floats
-    kind: int
-    family: Family
-    value: Floats
+def gradients(reader: Reader, scores: Floats) -> Floats:
+    """Derivatives of all of a reader's outcomes, (n, k, q); arguments and errors as of `gradient`."""
+    each = [gradient(one, name, scores) for one in reader.by_world for name in one.asked]
+    return np.stack(each, axis=-1)
 
 
 def gradient(reader: Reader, outcome: str, scores: Floats) -> Floats:
@@ -63,9 +41,9 @@ def gradient(reader: Reader, outcome: str, scores: Floats) -> Floats:
     Parameters
     ----------
     reader
-        With the inputs and the course.
+        With the inputs, the course and one world.
     outcome
-        One that `is_exact`.
+        A smooth one that every patient has.
     scores
         (n, k).
 
@@ -77,32 +55,56 @@ def gradient(reader: Reader, outcome: str, scores: Floats) -> Floats:
     Raises
     ------
     ReinfuseError
-        If the outcome has no exact derivative here.
+        If the outcome has no derivative.
     """
-    if not is_exact(outcome):
-        raise ReinfuseError(f"{outcome} has no exact derivative; exact are {', '.join(EXACT)} and transgene")
+    described = describe(outcome)
+    if not described.smooth or described.relapsed_only:
+        raise ReinfuseError(f"{outcome} has no derivative that every patient has; take another method")
     values = reader.inputs.at(scores)
     patients, _ = reader.inputs.patients(values)
     course = [first_infusion(reader.scenario, reader.file)]
-    rows = table(reader.options)
-    given = arm_parameters(patients, reader.scenario, reader.world, course, rows)
-    _check_untouched(reader, values, given)
-    times = np.arange(0.0, PEAK_DAYS + 1.0)
-    cart = simulate_population(
-        course=course, times=times, parameters=given, options=reader.options, readouts=["cart"], tolerance=TOLERANCE
-    )["cart"].to_numpy()
-    theta, columns = _theta(reader, given, len(values))
-    found = _adjoint(reader, theta, _records(outcome, times, cart))
+    given = arm_parameters(patients, reader.scenario, reader.worlds[0], course, table(reader.options))
+    posed = pose(
+        course=course, parameters=given, variant="full", n=len(values), options=reader.options, kinds=KINDS,
+        tolerance=TOLERANCE,
+    )  # fmt: skip
+    found = _slope(posed, outcome, reader)
     result = np.zeros((len(values), reader.inputs.k))
     for i, name in enumerate(reader.inputs.names):
-        if (column := columns.get(_parameter_of(name, reader))) is not None:
-            result[:, i] = found[:, column]
-    slopes = reader.inputs.slope(scores)
-    return np.asarray(result * slopes / np.log(10.0))
+        symbol = _parameter_of(name, reader)
+        if symbol in posed.parameters:
+            result[:, i] = found[:, posed.parameters.index(symbol)] * _passed_on(symbol, values[:, i], given, reader)
+    return np.asarray(result * reader.inputs.slope(scores) / np.log(10.0))
+
+
+def _slope(posed: Posed, outcome: str, reader: Reader) -> Floats:
+    """Derivative of the outcome's natural logarithm by the model's parameters, (n, columns)."""
+    kind, _, day = outcome.partition("@")
+    if kind == "auc28":
+        days = np.tile(np.maximum(np.arange(AUC_DAYS + 1.0), JUST_AFTER), (posed.n, 1))
+        whole, ends = posed.read("cells", days), posed.read("cells", days[:, [0, -1]])
+        area, slope = (each - 0.5 * end for each, end in zip(whole, ends, strict=True))
+        return np.asarray(slope / area[:, None])
+    if kind == "cmax":
+        days = np.arange(1.0, PEAK_DAYS + 1.0)
+        return posed.read("cart", days[_highest(posed.curve("cart", days))])[1]
+    if kind == "nadir":
+        days = reader.times[reader.times <= CURVE_DAYS[-1]]
+        at = np.maximum(days[_highest(-posed.curve("burden", days))], JUST_AFTER)
+    else:
+        at = np.full(posed.n, float(day))
+    curve = "transgene" if kind == "transgene" else "burden"
+    value, slope = posed.read(curve, at)
+    return np.where(value[:, None] < np.log(FLOORS[curve]), 0.0, slope)
+
+
+def _highest(curve: Floats) -> NDArray[np.int64]:
+    """Places of the highest values, (n,)."""
+    return np.asarray(np.where(np.isnan(curve), -np.inf, curve).argmax(axis=1))
 
 
 def _parameter_of(name: str, reader: Reader) -> str:
-    """The kernel's name of an input, of the first infusion; empty for what it does not have."""
+    """The model's name of an input, of the first infusion; empty for what it does not have."""
     word, _, rest = name.partition(" ")
     if not rest:
         return word
@@ -111,65 +113,13 @@ def _parameter_of(name: str, reader: Reader) -> str:
     return f"{word}_1" if rest == reader.scenario.first.product else ""
 
 
-def _check_untouched(reader: Reader, values: Floats, given: Mapping[str, Floats]) -> None:
-    """Refuse a world or scenario that multiplies what is varied: its derivative would need the multiplier's own."""
-    for i, name in enumerate(reader.inputs.names):
-        if name in given and not np.array_equal(given[name], values[:, i]):
-            raise ReinfuseError(
-                f"the scenario or its world changes {name!r}: exact derivatives are made without; take another method"
-            )
-
-
-def _theta(reader: Reader, given: Mapping[str, Floats], n: int) -> tuple[Floats, dict[str, int]]:
-    """The kernel's parameters (n, p), and the columns of their names."""
+def _passed_on(symbol: str, value: Floats, given: Mapping[str, Floats], reader: Reader) -> Floats:
+    """Derivative of a parameter under the scenario's hypotheses by its own value, (n,)."""
+    after = given[symbol]
+    if np.array_equal(after, value):
+        return np.ones(value.shape)
     rows = table(reader.options)
-    resolved = resolve([first_infusion(reader.scenario, reader.file)])
-    values: dict[str, object] = {symbol: row.median for symbol, row in rows.items()}
-    values |= {"gT": 1.0, "dlt": 0.0} if reader.options == "reference" else {}
-    values |= {"sigma_transgene": 1.0, "sigma_cart": 1.0, **slot_parameters(resolved, reader.options), **given}
-    values |= {"sigma_transgene": 1.0, "sigma_cart": 1.0}
-    names = _kernel(reader.options).parameters
-    theta = np.column_stack([np.broadcast_to(np.asarray(values[name], dtype=np.float64), n) for name in names])
-    return np.ascontiguousarray(theta), {name: i for i, name in enumerate(names)}
-
-
-def _records(outcome: str, times: Floats, cart: Floats) -> _Records:
-    n = len(cart)
-    cart = np.nan_to_num(cart)
-    if outcome == "auc28":
-        until = int(AUC_DAYS)
-        share = np.ones(until + 1)
-        share[[0, -1]] = 0.5
-        area = np.maximum(share * cart[:, : until + 1], 1e-300)
-        weight = area / area.sum(axis=1, keepdims=True)
-        days = np.tile(np.maximum(times[: until + 1], JUST_AFTER), (n, 1))
-        return _Records(
-            days, 1, Family.QUANTIFIED, np.log(np.maximum(cart[:, : until + 1], 1e-300)) + _distance(weight)
-        )
-    if outcome == "cmax":
-        return _Records(times[cart[:, 1:].argmax(axis=1) + 1][:, None], 1, Family.EVENT, np.ones((n, 1)))
-    day = float(outcome.partition("@")[2])
-    return _Records(np.full((n, 1), day), 0, Family.EVENT, np.ones((n, 1)))
-
-
-def _distance(weight: Floats) -> Floats:
-    """Where the score ``1.25 z / (1 + z**2 / 4)`` of the density is the weight, from 0 to 1."""
-    return np.asarray(2.0 * weight / (1.25 + np.sqrt(1.5625 - weight**2)))
-
-
-def _adjoint(reader: Reader, theta: Floats, wanted: _Records) -> Floats:
-    """Derivative of the log-likelihood by the kernel's parameters, (n, p); NaN where unsolved."""
-    kernel = _kernel(reader.options)
-    n, m = wanted.time.shape
-    resolved = resolve([first_infusion(reader.scenario, reader.file)])
-    ev_time, ev_code, ev_count = events(resolved, n, kernel.events)
-    kinds = np.full((n, m), wanted.kind, dtype=np.int64)
-    families = np.full((n, m), int(wanted.family), dtype=np.int64)
-    counts = np.full(n, m, dtype=np.int64)
-    loglik, grad, status = np.empty(n), np.zeros(theta.shape), np.zeros(n, dtype=np.int64)
-    kernel.loglik_grad(
-        np.arange(n), theta, ev_time, ev_code, ev_count, wanted.time, kinds, families, wanted.value, counts,
-        TOLERANCE, STEPS, True, loglik, grad, status,
-    )  # fmt: skip
-    grad[~solved(status)] = np.nan
-    return grad
+    if rows[symbol].transform == "logit":  # its odds are multiplied
+        value, after = value * (1.0 - value), after * (1.0 - after)
+    ratio = np.divide(after, value, out=np.ones(value.shape), where=value != 0.0)
+    return np.where((symbol == "fr") & (given[symbol] == MOST_ANTIGEN_LOW), 0.0, ratio)

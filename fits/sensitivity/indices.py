@@ -20,6 +20,7 @@ from SALib.analyze import rbd_fast as rbd_analysis
 from SALib.analyze.delta import calc_delta
 from SALib.analyze.sobol import first_order, second_order, total_order
 from scipy.special import ndtri
+from threadpoolctl import threadpool_limits
 
 from reinfuse.model.errors import ReinfuseError
 
@@ -201,6 +202,10 @@ def _morris(points: Floats, y: Floats, k: int) -> dict[str, Floats]:
 
 def _by_rows(method: str, scores: Floats, y: Floats) -> Callable[[Integers], dict[str, Floats]]:
     k = scores.shape[1]
+    varies = np.ptp(scores, axis=0) > 0
+    if not varies.all():  # one value is left of an input, so it tells nothing of what is left
+        rest = _by_rows(method, scores[:, varies], y)
+        return lambda rows: {name: _zeros_beside(found, varies) for name, found in rest(rows).items()}
     problem = unit_problem(k)
     if method == "pawn":
         return lambda rows: {"median": np.asarray(pawn_analysis.analyze(problem, scores[rows], y[rows])["median"])}
@@ -220,6 +225,12 @@ def _by_rows(method: str, scores: Floats, y: Floats) -> Callable[[Integers], dic
     return effects
 
 
+def _zeros_beside(found: Floats, there: NDArray[np.bool_]) -> Floats:
+    out = np.zeros(there.size)
+    out[there] = found
+    return out
+
+
 def _delta(scores: Floats, y: Floats) -> dict[str, Floats]:
     """SALib's estimator itself: its `analyze` draws again many times, and the halves do that here."""
     n = y.size
@@ -227,9 +238,8 @@ def _delta(scores: Floats, y: Floats) -> dict[str, Floats]:
     edges = np.linspace(0, n, min(int(np.ceil(n**power)), 48) + 1)
     grid = np.linspace(y.min(), y.max(), 100)
     columns = [np.ascontiguousarray(x) for x in scores.T]
-    return {
-        "delta": np.array([calc_delta(y, grid, x, edges) for x in columns]),
-    }
+    with threadpool_limits(1):  # thousands of small solves: threads wait for each other longer than they work
+        return {"delta": np.array([calc_delta(y, grid, x, edges) for x in columns])}
 
 
 def _foremost(scores: Floats, y: Floats) -> Integers:

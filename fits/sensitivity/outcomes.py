@@ -1,7 +1,6 @@
 """What is read out of a virtual patient: the read-outs of the retreatment laboratory, one number each, and curves.
 
-First course, then the second for those who relapsed, and no second infusion beside it for the benefit: the same
-functions as in `reinfuse.fits.retreatment`, without its selection of patients. What is spread over decades is taken as
+The same as in `reinfuse.fits.retreatment`, without its selection of patients. What is spread over decades is taken as
 its logarithm, so that variance means something.
 """
 
@@ -9,26 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-import xarray as xr
-from numpy.typing import NDArray
-
-from reinfuse.model.course import Infusion
 from reinfuse.model.errors import ReinfuseError
-from reinfuse.model.judgement import AUC_DAYS, PEAK_DAYS, judgement_days
-from reinfuse.model.parameters import DAYS_PER_MONTH, table
-from reinfuse.model.response import kinetics
-from reinfuse.model.simulate import Status, simulate_population, solved
-
-from ..retreatment.arms import arm_parameters, first_infusion, later_infusion, next_infusion_day
-from ..retreatment.block import TOLERANCE
-from ..retreatment.outcomes import CourseOutcome, read_course
-from ..retreatment.scenarios import Scenario, ScenarioFile, World
-from ..retreatment.virtual_patients import OptionsName, VirtualPatients
-from .inputs import Inputs
-
-type Floats = NDArray[np.float64]
-type Integers = NDArray[np.int64]
+from reinfuse.model.simulate import Status
 
 #: Days of the curves.
 CURVE_DAYS: Final = (
@@ -138,185 +119,37 @@ def describe(name: str) -> Outcome:
 
 
 def expanded(names: Sequence[str]) -> tuple[str, ...]:
-    """Outcomes with every curve as its days, in order, each once."""
+    """Outcomes with every curve as its days, in order, each once.
+
+    Raises
+    ------
+    ReinfuseError
+        If there are none, one is unknown, or a curve is not read on a day.
+    """
     if not names:
         raise ReinfuseError(f"no outcome given; choose from {', '.join([*OUTCOMES, *CURVES])}")
     found: list[str] = []
     for name in names:
         describe(name)
-        found += [f"{name}@{day:g}" for day in CURVE_DAYS] if name in CURVES else [name]
+        days = [f"{name.partition('@')[0]}@{day:g}" for day in CURVE_DAYS]
+        if "@" in name and name not in days:
+            raise ReinfuseError(f"{name} is read on no such day; choose from {', '.join(days)}")
+        found += days if name in CURVES else [name]
     return tuple(dict.fromkeys(found))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Reader:
-    """From values of inputs to outcomes: picklable, so that any process can do it.
+def in_world(name: str, world: str) -> str:
+    """An outcome's name where several worlds are looked at: ``pfs1 (no antigen loss)``; days stay at the end."""
+    kind, at, day = name.partition("@")
+    return f"{kind} ({world.replace('@', ' at ')}){at}{day}"
 
-    Attributes
-    ----------
-    inputs : Inputs
-    outcomes : tuple of str
-        From `expanded`.
-    file, scenario, world
-        The course that patients go through.
-    options : str
-        Table of the model.
-    """
 
-    inputs: Inputs
-    outcomes: tuple[str, ...]
-    file: ScenarioFile
-    scenario: Scenario
-    world: World
-    options: OptionsName
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """What has to be simulated."""
-        return frozenset(describe(name).needs for name in self.outcomes)
-
-    @property
-    def courses(self) -> int:
-        """Solves of the equations for a patient at most."""
-        return 3 if "benefit" in self.needs else 2 if "second" in self.needs else 1
-
-    def read(self, values: Floats) -> tuple[Floats, Integers]:
-        """Outcomes (n, q) of patients with inputs ``values`` (n, k), NaN where there is none, and status (n,).
-
-        The status is that of the first solve that failed (`Status`), `UNDEFINED` where an outcome that everybody has
-        could not be told, else 0.
-        """
-        patients, clocks = self.inputs.patients(values)
-        if self.needs == {"cart"}:
-            found, status = self._kinetics(patients)
-        else:
-            found, status = self._courses(patients, clocks)
-        missing = [describe(name).relapsed_only for name in self.outcomes]
-        undefined = (~np.isfinite(found) & ~np.array(missing)).any(axis=1)
-        status = np.where(undefined & solved(status), UNDEFINED, np.where(solved(status), 0, status))
-        found[status != 0] = np.nan
-        return found, status
-
-    # -------------------------------------------------------------------------------- one course after the other
-
-    def _kinetics(self, patients: VirtualPatients) -> tuple[Floats, Integers]:
-        times = np.arange(0.0, PEAK_DAYS + 1.0)
-        course = [first_infusion(self.scenario, self.file)]
-        simulated = self._simulate(course, patients, times, ["cart"])
-        cart = simulated["cart"].transpose("patient", "time").to_numpy()
-        seen = kinetics(times, cart, end=PEAK_DAYS, auc_days=AUC_DAYS)
-        by_name = {"cmax": seen.cmax, "tmax": seen.tmax, "auc28": seen.auc}
-        found = np.column_stack([_scaled(by_name[name], describe(name)) for name in self.outcomes])
-        return found, simulated["status"].to_numpy().astype(np.int64)
-
-    def _courses(self, patients: VirtualPatients, clocks: Floats) -> tuple[Floats, Integers]:
-        days = float(np.ceil(self.file.settings.first_horizon_months * DAYS_PER_MONTH))
-        times = np.union1d(judgement_days(follow_up=days, rules=self.file.settings.rules), CURVE_DAYS)
-        wanted = ["Ts", "Tr", "mprotein", "cart", *(["cumhaz"] if self._by_hazard else [])]
-        wanted += ["transgene"] if any(name.startswith("transgene@") for name in self.outcomes) else []
-        simulated = self._simulate([first_infusion(self.scenario, self.file)], patients, times, wanted)
-        first = self._judge(simulated, clocks, patients, 1, days, np.zeros(patients.n))
-        status = simulated["status"].to_numpy().astype(np.int64)
-        relapsed = np.flatnonzero(first.progressed & solved(status))
-        second, gain = None, np.zeros(patients.n)
-        if self.needs & {"second", "benefit"}:
-            second, gain = self._second(patients, clocks, first, relapsed, status)
-        found = np.column_stack([self._column(name, simulated, first, second, gain) for name in self.outcomes])
-        return found, status
-
-    def _second(
-        self, patients: VirtualPatients, clocks: Floats, first: CourseOutcome, who: Integers, status: Integers
-    ) -> tuple[CourseOutcome, Floats]:
-        """The second course of those who relapsed, and what it gains over none; writes their status."""
-        n, days = patients.n, float(np.ceil(self.file.settings.second_horizon_months * DAYS_PER_MONTH))
-        gain, second = np.zeros(n), CourseOutcome.nobody(n)
-        if not who.size:
-            return second, gain
-        some = patients.subset(who)
-        progression = first.progression_days[who].astype(np.float64)
-        day = next_infusion_day(progression, self.scenario)
-        times = judgement_days(follow_up=days, rules=self.file.settings.rules)
-        wanted = ["Ts", "Tr", "mprotein", "cart", *(["cumhaz"] if self._by_hazard else [])]
-        infusion = first_infusion(self.scenario, self.file)
-        courses = [[infusion, later_infusion(self.scenario.later[0], self.file, day)]]
-        courses += [[infusion]] if "benefit" in self.needs else []
-        judged = []
-        for course in courses:
-            simulated = self._simulate(course, some, times, wanted, since=day)
-            judged.append(self._judge(simulated, clocks[who], some, 2, days, day - progression))
-            failed = ~solved(simulated["status"].to_numpy())
-            status[who[failed]] = simulated["status"].to_numpy()[failed]
-        if len(judged) > 1:
-            gain[who] = (judged[0].pfs_days - judged[1].pfs_days) / DAYS_PER_MONTH
-        return judged[0].scattered(who, n), gain
-
-    def _simulate(
-        self,
-        course: list[Infusion],
-        patients: VirtualPatients,
-        times: Floats,
-        wanted: list[str],
-        since: Floats | None = None,
-    ) -> xr.Dataset:
-        return simulate_population(
-            course=course,
-            times=times,
-            parameters=arm_parameters(patients, self.scenario, self.world, course, table(self.options)),
-            options=self.options,
-            readouts=wanted,
-            tolerance=TOLERANCE,
-            land=False,
-            since=since,
-        )
-
-    def _judge(
-        self, simulated: xr.Dataset, clocks: Floats, patients: VirtualPatients, k: int, days: float, waited: Floats
-    ) -> CourseOutcome:
-        rate = patients.parameters.get("hD", np.full(patients.n, table(self.options)["hD"].median))
-        return read_course(
-            simulated,
-            follow_up=days,
-            death_days=np.maximum(clocks[:, 0, k - 1] / rate - waited, 0.0),
-            rules=self.file.settings.rules,
-            hazard_threshold=clocks[:, 1, k - 1] if self._by_hazard else None,
-        )
-
-    @property
-    def _by_hazard(self) -> bool:
-        return self.file.settings.progression == "hazard"
-
-    def _column(
-        self, name: str, simulated: xr.Dataset, first: CourseOutcome, second: CourseOutcome | None, gain: Floats
-    ) -> Floats:
-        kind, _, day = name.partition("@")
-        outcome = describe(name)
-        if kind in CURVES or kind == "nadir":
-            curve = _curve(simulated, "transgene" if kind == "transgene" else "burden")
-            if day:
-                return np.asarray(curve[:, np.searchsorted(simulated["time"].to_numpy(), float(day))])
-            return np.asarray(curve[:, simulated["time"].to_numpy() <= CURVE_DAYS[-1]].min(axis=1))
-        if kind == "benefit":
-            return gain
-        course = second if outcome.needs == "second" and second is not None else first
-        if kind in ("pfs1", "pfs2"):
-            return np.asarray(course.pfs_days / DAYS_PER_MONTH, dtype=np.float64)
-        if outcome.column == "best":
-            return np.where(course.evaluable, course.best.astype(np.float64), np.nan)
-        return _scaled(np.asarray(getattr(course, outcome.column), dtype=np.float64), outcome)
+def without_world(name: str) -> str:
+    """The outcome's own name, from that of `in_world`."""
+    kind, at, day = name.partition("@")
+    return kind.partition(" (")[0] + at + day
 
 
 def failure_sentence(status: int) -> str:
     """What a status of `Reader.read` means."""
     return UNDEFINED_SENTENCE if status == UNDEFINED else Status(status).sentence
-
-
-def _curve(simulated: xr.Dataset, kind: str) -> Floats:
-    """Log10 of a curve, (n, T)."""
-    cells = simulated["transgene"] if kind == "transgene" else simulated["Ts"] + simulated["Tr"]
-    return np.asarray(np.log10(np.maximum(cells.transpose("patient", "time").to_numpy(), FLOORS[kind])))
-
-
-def _scaled(values: Floats, outcome: Outcome) -> Floats:
-    if not outcome.log:
-        return values.astype(np.float64)
-    return np.asarray(np.log10(np.maximum(values, 1e-12)), dtype=np.float64)

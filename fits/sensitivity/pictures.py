@@ -1,5 +1,7 @@
 """Which figures an analysis has, and the numbers in each."""
 
+import re
+from textwrap import fill
 from typing import Final
 
 import numpy as np
@@ -9,7 +11,7 @@ from matplotlib.figure import Figure
 from ..figures import sensitivity as figures
 from .designs import Design
 from .indices import MAIN
-from .outcomes import CURVES, OUTCOMES
+from .outcomes import CURVES, OUTCOMES, describe, without_world
 from .study import Found
 
 type Picture = tuple[Figure, pd.DataFrame]
@@ -19,6 +21,8 @@ LABELS: Final = {"shapley": "Shapley effect", "bound": "upper bound of the total
 #: Inputs of a figure at most, those with the largest indices.
 BARS: Final = 15
 LINES: Final = 6
+#: Letters of a line of a title at most.
+TITLE: Final = 75
 COLUMNS: Final = 22
 PAIRS: Final = 12
 
@@ -31,21 +35,26 @@ def draw(found: Found, design: Design) -> dict[str, Picture]:
     out: dict[str, Picture] = {}
     scalars = [str(name) for name in dict.fromkeys(table["outcome"]) if "@" not in str(name)]
     for name in scalars:
-        out[f"ranked_{name}"] = _ranked(found, table, name, label)
-        out[f"convergence_{name}"] = _convergence(found, name, label)
+        out[f"ranked_{_file(name)}"] = _ranked(found, table, name, label)
+        out[f"convergence_{_file(name)}"] = _convergence(found, name, label)
         if (found.indices["index"] == "second").any():
-            out[f"pairs_{name}"] = _pairs(found, table, name)
+            out[f"pairs_{_file(name)}"] = _pairs(found, table, name)
     if len(scalars) > 1 and design.method != "morris":
         out["heat_map"] = _heat_map(table, scalars, label)
-    for kind in CURVES:
+    for kind in dict.fromkeys(str(name).partition("@")[0] for name in table["outcome"] if "@" in str(name)):
         rows = table[table["outcome"].str.startswith(f"{kind}@")]
-        if not rows.empty:
-            out[f"over_time_{kind}"] = _over_time(rows, kind, label)
+        out[f"over_time_{_file(kind)}"] = _over_time(rows, kind, label)
     return out
 
 
+def _file(name: str) -> str:
+    """An outcome's name as part of a file's."""
+    return re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_")
+
+
 def _about(name: str) -> str:
-    return f"{name}: {OUTCOMES[name].about}" if name in OUTCOMES else name
+    plain = without_world(name)
+    return fill(f"{name}: {describe(plain).about}", TITLE) if plain in OUTCOMES or plain in CURVES else name
 
 
 def _ranked(found: Found, table: pd.DataFrame, name: str, label: str) -> Picture:
@@ -105,7 +114,7 @@ def _over_time(rows: pd.DataFrame, kind: str, label: str) -> Picture:
         wide["value"].index.to_numpy(dtype=np.float64),
         names,
         *(table.to_numpy() for table in wide.values()),
-        title=f"{kind}: {CURVES[kind].about}",
+        title=_about(kind),
         label=label,
     )
     return figure, rows

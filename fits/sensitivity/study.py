@@ -7,7 +7,9 @@ no two inputs of clearly different index change places, and when every interval 
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,9 +22,9 @@ from reinfuse.model.errors import ReinfuseError
 from . import campaign
 from .campaign import Evaluator, Runs
 from .designs import GIVEN_DATA, Design
-from .gradients import is_exact
 from .indices import LEVEL, MAIN, RESAMPLES, Index, check_varies, estimate
-from .outcomes import CURVES, OUTCOMES, describe, failure_sentence
+from .outcomes import CURVES, OUTCOMES, describe, failure_sentence, without_world
+from .reader import Reader
 
 type Floats = NDArray[np.float64]
 
@@ -82,9 +84,10 @@ def check_suits(method: str, outcomes: tuple[str, ...]) -> None:
         For outcomes of relapsed patients with a method that needs everybody; and for derivatives of what has none.
     """
     for name in outcomes:
-        if name not in OUTCOMES and name.partition("@")[0] not in CURVES:
+        plain = without_world(name)
+        if plain not in OUTCOMES and plain.partition("@")[0] not in CURVES:
             continue
-        outcome = describe(name)
+        outcome = describe(plain)
         if (outcome.relapsed_only and method not in GIVEN_DATA) or (outcome.relapsed_only and method == "rbd-fast"):
             raise ReinfuseError(
                 f"{name} is known only of patients who relapse, and {method} needs it of all; take "
@@ -92,6 +95,10 @@ def check_suits(method: str, outcomes: tuple[str, ...]) -> None:
             )
         if method == "dgsm" and not outcome.smooth:
             raise ReinfuseError(f"{name} has no derivative (it is seen at visits or whole days); take another method")
+
+
+def _unwatched(_: float) -> AbstractContextManager[Callable[[float], None]]:
+    return nullcontext(lambda _: None)
 
 
 def analyse(
@@ -105,11 +112,11 @@ def analyse(
     cores: int | None = None,
     cluster: str | None = None,
     until_stable: bool = False,
-    most_units: int | None = None,
+    most_runs: int | None = None,
     level: float = LEVEL,
     resamples: int = RESAMPLES,
     precision: float = PRECISION,
-    tick: Callable[[float], None] | None = None,
+    watch: Callable[[float], AbstractContextManager[Callable[[float], None]]] = _unwatched,
 ) -> Found:
     """Run a design and find the indices of every outcome.
 
@@ -121,42 +128,56 @@ def analyse(
         Of the design; a power of two for Sobol's sequence to be balanced.
     seed
         Of the intervals.
-    folder, recipe, cores, cluster, tick
+    folder, recipe, cores, cluster
         As for `campaign.run`.
     until_stable
-        Double the units until every ranking is stable, or `most_units` are done.
-    most_units
+        Double the units until every ranking is stable, or a round more would be above `most_runs`.
+    most_runs
         See there; None: 64 times `units`.
     level, resamples
         Of the intervals.
     precision
         Half-width of a narrow interval.
+    watch
+        Opened for every round of units with the model runs in it; what it gives is told of these as they are done.
 
     Raises
     ------
     ReinfuseError
-        If a method does not suit an outcome, an outcome is constant, or too few units are complete.
+        If a method does not suit an outcome, an outcome is constant, or too few units are complete; if units that are
+        to be doubled do not fill their tasks.
     """
     check_suits(design.method, reader.outcomes)
-    limit = min(most_units or 64 * units, design.most or 2**62)
+    worth = campaign.runs_of_unit(design)
+    limit = min(max(units, most_runs // worth) if most_runs else 64 * units, design.most or 2**62)
     units = min(units, limit)
     each = min(campaign.units_per_task(design), units)
-    while True:
-        runs = campaign.run(
-            design,
-            reader,
-            units=units,
-            each=each,
-            folder=folder,
-            recipe=recipe,
-            cores=cores,
-            cluster=cluster,
-            tick=tick,
+    if until_stable and 2 * units <= limit and units % each:
+        raise ReinfuseError(
+            f"units is {units}, not a multiple of the {each} of a task; with until_stable give 2, 4, 8 …"
         )
+    run = partial(
+        campaign.run, design, reader, each=each, folder=folder, recipe=recipe, cores=cores, cluster=cluster
+    )  # fmt: skip
+    if units > each:
+        _check_pilot(design, reader, run(units=each))
+    while True:
+        with watch(float(units * worth)) as tick:
+            runs = run(units=units, tick=tick)
         found = _found(design, reader, runs, seed, level, resamples, precision)
         if not until_stable or not found.unstable or 2 * units > limit:
             return found
         units *= 2
+
+
+def _check_pilot(design: Design, reader: Evaluator, runs: Runs) -> None:
+    """Refuse an outcome that does not vary in the first task, before the others are done."""
+    rows = slice(0, 1) if design.method == "dgsm" else slice(None)
+    for j, name in enumerate(reader.outcomes):
+        y = runs.y[:, rows, j]
+        there = (runs.status[:, rows] == 0) & np.isfinite(y)
+        if there.any():
+            check_varies(name, y[there])
 
 
 def _found(
@@ -299,10 +320,7 @@ def _notes(design: Design, reader: Evaluator) -> list[str]:
     if design.method == "shapley" and design.inputs.dependent:
         said.append("Conditional draws come from a Gaussian copula with the inputs' marginals and rank correlations.")
     if design.method == "dgsm":
-        exact = [name for name in reader.outcomes if is_exact(name)]
-        other = [name for name in reader.outcomes if not is_exact(name)]
-        if exact:
-            said.append(f"Derivatives of {', '.join(exact)} are exact (discrete adjoint of the solver).")
-        if other:
-            said.append(f"Derivatives of {', '.join(other)} are forward differences over {campaign.STEP} sd.")
+        exact = isinstance(reader, Reader)
+        how = "exact (discrete adjoint of the solver)" if exact else f"forward differences over {campaign.STEP} sd"
+        said.append(f"Derivatives are {how}.")
     return said

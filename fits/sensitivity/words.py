@@ -7,7 +7,7 @@ import pandas as pd
 
 from .designs import Design
 from .indices import ABOUT, MAIN
-from .outcomes import CURVES, describe
+from .outcomes import describe, without_world
 from .study import UNSCALED, Found
 
 #: Share of the variance from which an input is worth a sentence.
@@ -41,7 +41,7 @@ def sentences(found: Found, design: Design, prior_only: Sequence[str], *, has_da
 def _drivers(name: str, rows: pd.DataFrame, main: str, design: Design, prior_only: set[str]) -> str:
     scale = rows["value"].max() if design.method in UNSCALED else 1.0
     known = rows[(rows["value"] >= WORTH_SAYING * scale) & (rows["lower"] > 0)].sort_values("value", ascending=False)
-    about = describe(name).about
+    about = describe(without_world(name)).about
     if known.empty:
         return f"{name} ({about}): no single input stands out beyond its interval."
     shown = known.head(MOST)
@@ -62,8 +62,9 @@ def _over_time(kind: str, found: Found, main: str) -> str:
     rows = found.indices[(found.indices["index"] == main) & found.indices["outcome"].str.startswith(f"{kind}@")]
     days = rows["outcome"].str.partition("@")[2].astype(float)
     first, last = (rows[days == day].nlargest(1, "value").to_dict("records")[0] for day in (days.min(), days.max()))
+    about = describe(without_world(kind)).about
     return (
-        f"{kind} ({CURVES[kind].about}): on day {days.min():g} {first['parameter']} leads ({first['value']:.2f}), "
+        f"{kind} ({about}): on day {days.min():g} {first['parameter']} leads ({first['value']:.2f}), "
         f"on day {days.max():g} {last['parameter']} ({last['value']:.2f})."
     )
 

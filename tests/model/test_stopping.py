@@ -99,6 +99,17 @@ def test_death_alone_ends_a_course_where_progression_is_not_by_mprotein(patients
         assert (stopped[i, end:] == stopped[i, min(end, times.size - 1)]).all()
 
 
+def test_nothing_is_left_out_up_to_a_day_asked_for(patients):
+    rules, times = ResponseRules(), judgement_days(follow_up=FOLLOW_UP, rules=ResponseRules())
+    whole = trajectories(patients, rules)
+    stopping = Stopping(death_days=patients[3], follow_up=FOLLOW_UP, rules=rules, whole_until=336.0)
+    stopped, early = trajectories(patients, rules, stopping), times <= 336.0
+    np.testing.assert_array_equal(stopped[:, early], whole[:, early])
+    assert (stopped[:, -1] != whole[:, -1]).any(axis=1).mean() > 0.2
+    by_death = trajectories(patients, rules, Stopping(death_days=patients[3], follow_up=FOLLOW_UP, whole_until=336.0))
+    np.testing.assert_array_equal(by_death[:, early], whole[:, early])
+
+
 def test_cells_never_outgrow_their_bound(patients):
     # a watch whose rule nobody meets hands its bound over
     from reinfuse.model.course import resolve

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from reinfuse.fits.diagnosis.identifiability import SOURCES
 from reinfuse.model.errors import ReinfuseError
-from reinfuse.scripts._shell import NotTrusted
+from reinfuse.scripts._shell import ExitCode, NotTrusted, guarded
 from reinfuse.scripts.design import command as design_command
 from reinfuse.scripts.design import compare
 from reinfuse.scripts.identify import command as identify_command
@@ -38,6 +38,15 @@ sbcma = [0, 30]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return drawn_run.write(tmp_path_factory.mktemp("identify") / "run", small_cohorts.posed(one=4, two=0))
+
+
+@pytest.fixture
+def doubtful(run):
+    """The run, as if its diagnostics had found that it did not converge."""
+    told = run.path / "diagnostics.json"
+    told.write_text(json.dumps({"converged": False}))
+    yield run
+    told.write_text(json.dumps({"converged": True}))
 
 
 def console() -> Console:
@@ -96,15 +105,13 @@ class TestIdentify:
         for title in ("What gave each parameter its value", "see least", "Profile likelihood", "outcomes hang on"):
             assert title in printed
 
-    def test_a_run_that_did_not_converge_is_saved_and_doubted(self, run, tmp_path):
-        (run.path / "diagnostics.json").write_text(json.dumps({"converged": False}))
-        try:
-            with pytest.raises(NotTrusted, match="not converged"):
-                identify(run=run.path, out=tmp_path / "o", profiled=False, draws=2, console=console())
-            assert (tmp_path / "o" / "run.json").is_file()
-            assert len(pd.read_csv(tmp_path / "o" / "profiles.csv")) == 0
-        finally:
-            (run.path / "diagnostics.json").write_text(json.dumps({"converged": True}))
+    def test_a_run_that_did_not_converge_is_saved_and_ends_with_code_3(self, doubtful, tmp_path, capsys):
+        out = tmp_path / "o"
+        assert guarded(lambda: identify_command(doubtful.path, out, profiles=False, draws=2)) == ExitCode.NOT_TRUSTED
+        assert f"not converged; see `reinfuse diagnose {doubtful.path}`" in capsys.readouterr().err
+        assert json.loads((out / "run.json").read_text())["kind"] == "identify"
+        assert len(pd.read_csv(out / "identifiability.csv")) > 10
+        assert len(pd.read_csv(out / "profiles.csv")) == 0
 
     @pytest.mark.parametrize(
         ("options", "words"),
@@ -156,6 +163,22 @@ class TestDesign:
         )
         once, again = ((folder / "parameters.csv").read_bytes() for folder in (designed[0], tmp_path / "again"))
         assert once == again
+
+    def test_a_run_that_did_not_converge_is_saved_and_ends_with_code_3(self, designed, doubtful, tmp_path, capsys):
+        out, options = tmp_path / "o", {"designs": designed[2], "populations": 4, "benefit": False}
+        assert guarded(lambda: design_command(doubtful.path, out, **options)) == ExitCode.NOT_TRUSTED
+        assert f"not converged; see `reinfuse diagnose {doubtful.path}`" in capsys.readouterr().err
+        assert json.loads((out / "run.json").read_text())["kind"] == "design"
+        assert (out / "parameters.csv").read_bytes() == (designed[0] / "parameters.csv").read_bytes()
+
+    def test_patients_who_cannot_be_simulated_end_it_with_code_3(self, designed, run, tmp_path, capsys, monkeypatch):
+        monkeypatch.setattr("reinfuse.fits.identification.readouts.MAX_STEPS", 30)
+        out, options = tmp_path / "o", {"designs": designed[2], "populations": 4, "benefit": False}
+        assert guarded(lambda: design_command(run.path, out, **options)) == ExitCode.NOT_TRUSTED
+        told = capsys.readouterr().err
+        share = json.loads((out / "run.json").read_text())["failed"]
+        assert f"{share:.1%} of the patients could not be simulated" in told
+        assert 0.01 < share <= 1
 
     def test_priors_alone_will_do(self, designed, tmp_path):
         shown = console()

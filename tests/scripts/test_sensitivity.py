@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
 
 from reinfuse.model.errors import ReinfuseError
-from reinfuse.scripts.sensitivity import Method, sensitivity
+from reinfuse.scripts._shell import ExitCode, guarded
+from reinfuse.scripts.sensitivity import Method, command, sensitivity
 
 
 def run(place: Path, **options: object) -> Path:
@@ -30,6 +32,24 @@ def test_it_writes_what_the_interface_says_and_the_same_seed_writes_the_same(tmp
     assert any("no data stand behind" in sentence for sentence in said["words"])
 
 
+def test_worlds_stand_beside_each_other(tmp_path: Path) -> None:
+    names = ["as assumed", "no host dysfunction"]
+    options = {"vary": ["rho", "bR"], "samples": 64, "outcomes": ["cmax", "transgene"]}
+    place = run(tmp_path / "both", worlds=names, **options)
+    table, one = pd.read_csv(place / "indices.csv"), pd.read_csv(run(tmp_path / "one", **options) / "indices.csv")
+    first = table[table["outcome"].str.contains(names[0])]
+    assert set(first["outcome"].str.replace(f" ({names[0]})", "")) == set(one["outcome"])
+    np.testing.assert_array_equal(first["value"], one["value"])
+    total = table[table["index"] == "total"].set_index(["outcome", "parameter"])["value"]
+    assert total["cmax (as assumed)", "bR"] > 0
+    assert total["cmax (no host dysfunction)", "bR"] == 0, "which it switches off"
+    figures = {file.name for file in (place / "figures").iterdir()}
+    assert {"ranked_cmax_no_host_dysfunction.png", "over_time_transgene_as_assumed.png", "heat_map.csv"} <= figures
+    said = json.loads((place / "run.json").read_text(encoding="utf-8"))
+    assert [world["name"] for world in said["worlds"]] == names
+    assert said["courses_per_run"] == 2
+
+
 @pytest.mark.parametrize("method", [Method.MORRIS, Method.SHAPLEY, Method.DGSM, Method.PAWN, Method.SHAPLEY_KNN])
 def test_every_method_goes_through(tmp_path: Path, method: Method) -> None:
     place = run(tmp_path / "out", method=method, samples=128, vary=["rho", "tg", "B0"])
@@ -39,6 +59,32 @@ def test_every_method_goes_through(tmp_path: Path, method: Method) -> None:
     assert foremost["value"].max() > 0.1
 
 
+def test_too_many_failed_runs_are_saved_and_end_with_code_3(tmp_path: Path, capsys) -> None:
+    draw, cohort, out = np.random.default_rng(1), tmp_path / "cohort.csv", tmp_path / "out"
+    unseen = np.arange(400) % 4 == 0  # whose M-protein at the infusion is below what can be measured
+    rows = pd.DataFrame({"rho": draw.normal(1.2, 0.05, 400), "P0": np.where(unseen, 0.01, 3.0)})
+    rows.assign(B0=1e11 * np.exp(draw.normal(size=400))).to_csv(cohort, index=False)
+    options = {"outcome": ["best"], "method": Method.PAWN, "samples": 256}
+    assert guarded(lambda: command(cohort=cohort, out=out, **options)) == ExitCode.NOT_TRUSTED
+    failures = pd.read_csv(out / "failures.csv")
+    said = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    assert said["left_out"] == len(failures) > 0.05 * said["units"]
+    assert f"{said['left_out'] / said['units']:.1%} of the units were left out" in capsys.readouterr().err
+    values = pd.read_csv(out / "indices.csv").set_index("parameter")["value"]
+    assert values["B0"] > 0
+    assert values["P0"] == 0, "3 g/dL in all who are left"
+
+
+def test_a_ranking_that_is_not_stable_is_saved_and_ends_with_code_3(tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out"
+    options = {"method": Method.SOBOL, "samples": 8, "vary": ["B0", "rho", "tg"], "until_stable": True, "most": 1000}
+    assert guarded(lambda: command(prior=True, out=out, outcome=["cmax"], **options)) == ExitCode.NOT_TRUSTED
+    assert "the ranking for cmax is not stable after 640 runs" in capsys.readouterr().err
+    said = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    assert list(said["unstable"]) == ["cmax"]
+    assert said["runs"] == 640
+
+
 def test_bad_input_writes_nothing(tmp_path: Path) -> None:
     for options, told in (
         ({"outcomes": ["cmx"]}, "unknown outcome"),
@@ -46,6 +92,7 @@ def test_bad_input_writes_nothing(tmp_path: Path) -> None:
         ({"vary": ["nothing"]}, "no input"),
         ({"outcomes": ["pfs2"]}, "relapse"),
         ({"scenario": "none such"}, "no scenario"),
+        ({"worlds": ["as assumed", "none such"]}, "no world 'none such'"),
         ({"outcomes": ["cmax"], "vary": ["P0"]}, "in all .* runs"),  # which no cell answers to
     ):
         with pytest.raises(ReinfuseError, match=told):

@@ -1,13 +1,16 @@
 """Closed forms within their intervals, and what every method must obey."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 
+from reinfuse.fits.sensitivity.campaign import TASK_ROWS, runs_of_unit
 from reinfuse.fits.sensitivity.designs import Design
+from reinfuse.fits.sensitivity.indices import Index, estimate
 from reinfuse.fits.sensitivity.inputs import NODES, REACH, Inputs
 from reinfuse.fits.sensitivity.shapley import from_neighbours, linear_gaussian
 from reinfuse.fits.sensitivity.study import Found, analyse
@@ -128,6 +131,13 @@ def linear(x: np.ndarray) -> np.ndarray:
     return np.asarray(x @ SLOPES)
 
 
+def estimated(method: str, units: int) -> dict[str, Index]:
+    """Indices of the linear function of three normals, and a fourth that is not in it."""
+    design = Design(method, inputs(GRID, 4), seed=5)
+    y = linear(design.values(0, units)[:, 0, :3])[:, None]
+    return estimate(design, y, units=np.arange(units), rng=np.random.default_rng(3), resamples=2)
+
+
 def test_shapley_of_two_correlated_normals_is_the_formula_of_owen_and_prieur() -> None:
     # their equation for k = 2: sigma_i^2 beta_i^2 (1 - rho^2 / 2) + ... written out for unit variances
     rho, a, b = 0.6, 1.0, 2.0
@@ -161,6 +171,38 @@ def test_a_dummy_has_exactly_nothing(method: str) -> None:
     assert np.abs(found.indices[found.indices["parameter"] == "x4"]["value"]).max() == 0.0
 
 
+def given_one(i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of a linear function of normals: values, and (values, nodes) densities and distributions given one input.
+
+    The nodes are equally likely values of that input, 50 in each of ten parts.
+    """
+    sd, rest = np.sqrt((SLOPES**2).sum()), np.sqrt((np.delete(SLOPES, i) ** 2).sum())
+    y = np.linspace(-6.0 * sd, 6.0 * sd, 2001)
+    middle = SLOPES[i] * ndtri((np.arange(500) + 0.5) / 500)
+    z = (y[:, None] - middle) / rest
+    return y, np.exp(-0.5 * z**2) / (rest * np.sqrt(2.0 * np.pi)), ndtr(z)
+
+
+def test_delta_of_a_linear_function_of_normals_is_the_integral() -> None:
+    found = estimated("delta", 2**13)["delta"].value
+    for i in range(3):
+        y, density, _ = given_one(i)
+        distance = np.trapezoid(np.abs(density - density.mean(axis=1, keepdims=True)), y, axis=0)
+        # smoothed densities are a little less apart
+        assert found[i] == pytest.approx(0.5 * distance.mean(), abs=0.02)
+    assert found[3] < 0.05  # which no estimate from densities finds to be 0
+
+
+def test_pawn_of_a_linear_function_of_normals_is_the_distance_of_its_distributions() -> None:
+    found = estimated("pawn", 2**15)["median"].value
+    for i in range(3):
+        _, _, below = given_one(i)
+        parts = below.reshape(len(below), 10, 50).mean(axis=2)
+        distance = np.abs(parts - below.mean(axis=1, keepdims=True)).max(axis=0)
+        assert found[i] == pytest.approx(np.median(distance), abs=0.005)
+    assert found[3] < 0.02  # the largest distance of finite samples is never 0
+
+
 def test_shapley_effects_add_up_to_one() -> None:
     rows = index(
         run("shapley", inputs(GRID, 3, CORRELATED), lambda x: linear(x) + x[:, 0] * x[:, 1], units=128), "shapley"
@@ -178,8 +220,9 @@ def test_indices_of_an_additive_function_add_up_and_first_is_total() -> None:
 @pytest.mark.parametrize("method", ["sobol", "shapley", "rbd-fast", "pawn", "delta"])
 def test_permuted_inputs_have_permuted_indices(method: str) -> None:
     order = [2, 0, 1]
-    truth = run(method, uniform(3, -np.pi, np.pi), ishigami).indices
-    moved = run(method, uniform(3, -np.pi, np.pi), lambda x: ishigami(x[:, np.argsort(order)])).indices
+    space, few = uniform(3, -np.pi, np.pi), {"resamples": 2}
+    truth = run(method, space, ishigami, **few).indices
+    moved = run(method, space, lambda x: ishigami(x[:, np.argsort(order)]), **few).indices
     one = truth[truth["index"] == truth["index"][0]]["value"].to_numpy()
     other = moved[moved["index"] == truth["index"][0]]["value"].to_numpy()
     np.testing.assert_allclose(other, one[order], atol=0.1)
@@ -236,6 +279,18 @@ def test_constant_outcomes_are_refused_with_their_value() -> None:
         run("sobol", uniform(3), lambda x: np.full(len(x), 3.0), units=64)
 
 
+def test_what_does_not_vary_is_refused_after_the_first_task(tmp_path) -> None:
+    design, seen = Design("sobol", uniform(3), seed=1), []
+
+    def constant(x: np.ndarray) -> np.ndarray:
+        seen.append(len(x))
+        return np.full(len(x), 3.0)
+
+    with pytest.raises(ReinfuseError, match=r"y is 3 in all \d+ runs"):
+        analyse(design, Function(constant), units=2**14, seed=1, folder=tmp_path)
+    assert sum(seen) <= TASK_ROWS < 2**14 * design.rows
+
+
 def test_failed_runs_are_counted_located_and_their_units_left_out_whole() -> None:
     design = Design("sobol", uniform(3), seed=1)
     found = analyse(design, Function(linear, fails=0.97), units=256, seed=1)
@@ -254,6 +309,36 @@ def test_until_stable_doubles_until_intervals_are_narrow(tmp_path) -> None:
     assert stable.units > few.units
     rows = index(stable, "total")
     assert (rows["upper"] - rows["lower"]).max() <= 0.1 + 1e-12
+
+
+def test_units_that_do_not_fill_their_tasks_are_not_doubled() -> None:
+    with pytest.raises(ReinfuseError, match="units is 12000"):
+        analyse(Design("pawn", uniform(3), seed=1), Function(linear), units=12_000, seed=1, until_stable=True)
+
+
+@pytest.mark.parametrize(
+    ("method", "units", "limit"),
+    [("sobol", 4096, 50_000), ("dgsm", 16, 500), ("rbd-fast", 12_000, 20_000)],  # the last one: a smaller last task
+)
+def test_every_round_is_watched_from_nothing_to_all_of_it(method: str, units: int, limit: int, tmp_path) -> None:
+    rounds: list[list[float]] = []
+
+    @contextmanager
+    def watch(total: float) -> Iterator[Callable[[float], None]]:
+        rounds.append([total])
+        yield rounds[-1].append
+
+    for _ in range(2):  # the second time everything is there already
+        design = Design(method, uniform(3), seed=1)
+        found = analyse(
+            design, Function(sobol_like), units=units, seed=1, folder=tmp_path, until_stable=True, precision=1e-9,
+            resamples=2, most_runs=limit, watch=watch,
+        )  # fmt: skip
+        assert (len(rounds) > 1) == (method != "rbd-fast")
+        for total, *parts in rounds:
+            assert sum(parts) == total
+        assert rounds[-1][0] == found.units * runs_of_unit(design) <= limit
+        rounds.clear()
 
 
 def test_resumed_campaigns_take_what_is_there_and_refuse_another_recipe(tmp_path) -> None:
