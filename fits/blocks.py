@@ -5,8 +5,8 @@ independent. A sweep has four moves, each of which leaves the posterior invarian
 
 1. *Joint*: a Hamiltonian trajectory of population and patients (see `joint`).
 2. *Patients*: each takes a trajectory of its deviations given the population, with its own step size and its own
-   acceptance, and where it is rejected a finer one. The few who change most slowly from sweep to sweep take a long
-   one besides, with steps of many sizes, for where a ridge bends or narrows shorter ones are needed.
+   acceptance, and where it is rejected a finer one. The few whose geometry allows only short steps take a long one
+   besides, with steps of many sizes, for where a ridge bends or narrows still shorter ones are needed.
 3. *Jumps*: each patient jumps by its own states of the warm-up (see `archive`), the more often the less often it gets
    away, and within its prior.
 4. *Spread*: given every patient's own parameters (population value plus deviation), the likelihood no longer speaks:
@@ -41,7 +41,8 @@ type Leg = tuple[Floats, Floats, Floats, Floats]
 PATIENT_LEAPFROGS: Final = 5
 FINER: Final = 4.0  # times shorter are the steps of who rejects those
 FINER_LEAPFROGS: Final = 10
-LONG_LEAPFROGS: Final = 80  # of the slowest patients
+LONG_LEAPFROGS: Final = 80  # of patients with short steps
+SHORT: Final = 0.8  # of the median step: shorter ones are short
 SHORTER: Final = 0.3  # times a patient's own step: the shortest of such a trajectory
 PATIENT_LONGEST: Final = 0.6  # of a step, in units of a patient's site
 JOINT_STEPS: Final = 25
@@ -55,11 +56,9 @@ SUCCESSES: Final = 0.6  # of those, wanted
 LOCAL: Final = 2  # jumps along differences, and within the prior
 LOCAL_OF_STUCK: Final = 4  # further ones of those who rarely get away
 DIVERGENT: Final = 1000.0  # energy error that counts as a divergence, as in Stan
-SLOW: Final = 0.8  # of the median change of patients: who changes less is slow
-TINY: Final = 1e-9  # variance of those who never moved
 WIDER: Final = 2.0  # than the curvature says, population values are taken to be at first
 ADAPTED: Final = ("steps", "joint_step")  # step sizes of a sampler
-KEPT: Final = ("h", "b", "freed", "copies", "stuck", "slow")  # arrays of a sampler's state
+KEPT: Final = ("h", "b", "freed", "copies", "stuck")  # arrays of a sampler's state
 
 
 @dataclass
@@ -112,7 +111,6 @@ class Sampler:
     tried: int = field(default=0, init=False)
     copies: NDArray[np.int64] = field(init=False)
     stuck: NDArray[np.int64] = field(init=False)
-    slow: NDArray[np.int64] = field(init=False)
     _known: tuple[Floats, Floats] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -120,7 +118,6 @@ class Sampler:
         self.freed = np.zeros(len(self.b))
         self.copies = np.full(len(self.b), JUMPS)
         self.stuck = np.arange(min(WIDTH, len(self.b)))
-        self.slow = np.arange(0)
 
     @property
     def coordinates(self) -> Coordinates:
@@ -210,29 +207,19 @@ class Sampler:
         return chance, divergent
 
     def long_trajectories(self) -> tuple[Floats, int]:
-        """Long trajectories of the slowest patients: along narrow ridges."""
-        if not self.slow.size:
+        """Long trajectories of patients with short steps (`narrow`): along narrow ridges."""
+        who = self.narrow
+        if not who.size:
             return np.ones(len(self.b)), 0
         step = self.steps.step * np.exp(self.rng.uniform(math.log(SHORTER), 0.0, len(self.b)))
-        return self._move_patients(self.slow, step, LONG_LEAPFROGS)
+        return self._move_patients(who, step, LONG_LEAPFROGS)
 
-    def learn_slow(self, visited: Floats) -> None:
-        """Find the patients who change least from state to state, of standardised deviations.
-
-        A patient is as slow as the combination of its deviations whose changes are smallest against its spread. The
-        slow ones are those far below the median, at most so many as are solved at once.
-
-        Parameters
-        ----------
-        visited
-            (count, n, q), in the order in which they were visited.
-        """
-        away, change = visited - visited.mean(axis=0), np.diff(visited, axis=0)
-        spread, rate = (np.einsum("snq,snr->nqr", x, x) / len(x) for x in (away, change))
-        rate += TINY * np.eye(visited.shape[2])
-        least = np.linalg.eigvals(np.linalg.solve(spread + TINY * np.eye(visited.shape[2]), rate)).real.min(axis=1)
-        slowest = np.argsort(least, kind="stable")[:WIDTH]
-        self.slow = np.sort(slowest[least[slowest] < SLOW * np.median(least)])
+    @property
+    def narrow(self) -> NDArray[np.int64]:
+        """Patients with short steps: the shortest, at most so many as are solved at once."""
+        step = self.steps.step
+        shortest = np.argsort(step, kind="stable")[:WIDTH]
+        return np.sort(shortest[step[shortest] < SHORT * np.median(step)]).astype(np.int64)
 
     def _move_patients(
         self, who: NDArray[np.int64] | None, step: Floats, count: int, finer: int = 0
@@ -414,7 +401,7 @@ class Sampler:
         return {
             "diverging": float(divergent > 0),
             "divergent_trajectories": float(divergent),
-            "trajectories": float(1 + 2 * len(self.b) + len(self.slow)),  # a second try is none of its own
+            "trajectories": float(1 + 2 * len(self.b) + len(self.narrow)),  # a second try is none of its own
             "n_steps": float(JOINT_STEPS + 2 * PATIENT_LEAPFROGS + LONG_LEAPFROGS),
             "step_size": float(self.joint_step.step[0]),
             "mean_tree_accept": accepted,

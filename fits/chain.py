@@ -92,8 +92,6 @@ class Chain:
         chain = self.sampler
         if self.warmed < self.tune:
             chain.joint.weigh(chain.steps.step)
-        if chain.b.size:
-            chain.learn_slow(np.array([z for _, z in self._visited[self.warmed // 3 :]]))
         if 2 * self.warmed < self.tune:
             return
         if self.warmed < self.tune:

@@ -119,7 +119,7 @@ def _passed_on(symbol: str, value: Floats, given: Mapping[str, Floats], reader: 
     if np.array_equal(after, value):
         return np.ones(value.shape)
     rows = table(reader.options)
-    if rows[symbol].transform == "logit":  # its odds are multiplied
+    if symbol not in rows or rows[symbol].transform == "logit":  # odds are multiplied, of a product's share too
         value, after = value * (1.0 - value), after * (1.0 - after)
     ratio = np.divide(after, value, out=np.ones(value.shape), where=value != 0.0)
     return np.where((symbol == "fr") & (given[symbol] == MOST_ANTIGEN_LOW), 0.0, ratio)

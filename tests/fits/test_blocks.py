@@ -74,9 +74,10 @@ def slower(sampler: Sampler) -> float:
 
 
 def far(sampler: Sampler) -> float:
-    """Long trajectories of every other patient."""
-    sampler.slow = np.arange(0, len(sampler.b), 2)
-    return float(sampler.long_trajectories()[0][sampler.slow].mean())
+    """Long trajectories of every third patient, whose steps are short."""
+    sampler.steps.step[:] = 3.0
+    sampler.steps.step[::3] = 1.9
+    return float(sampler.long_trajectories()[0][sampler.narrow].mean())
 
 
 def trying_again(sampler: Sampler) -> float:
@@ -125,13 +126,13 @@ def test_a_sweep_counts_what_it_did(model, monkeypatch):
     """Trajectories and leapfrog steps but for second tries, for the share that diverged is one of them."""
     monkeypatch.setattr(blocks, "FINER_LEAPFROGS", 0)
     sampler = sampler_of(model, seed=4)
-    sampler.slow = np.array([0, 2])
+    sampler.steps.step[[0, 2]] *= 0.5
     steps = []
     for owner, everyone in ((Joint, 1), (Conditional, model.n)):
         real = owner.trajectory
 
         def counting(*arguments, real=real, everyone=everyone):
-            steps.append((sampler.slow.size if arguments[-1] == LONG_LEAPFROGS else everyone, arguments[-1]))
+            steps.append((sampler.narrow.size if arguments[-1] == LONG_LEAPFROGS else everyone, arguments[-1]))
             return real(*arguments)
 
         monkeypatch.setattr(owner, "trajectory", counting)
@@ -140,21 +141,14 @@ def test_a_sweep_counts_what_it_did(model, monkeypatch):
     assert said["n_steps"] == sum(count for _, count in steps)
 
 
-def test_the_slowest_patients_are_found(model):
-    """Whose deviations are an autoregression in one direction, however wide, and not in any by itself."""
-    sampler, rng = sampler_of(model, seed=6), np.random.default_rng(7)
-    count, crowd = 400, 3 * WIDTH
-    noise = rng.standard_normal((2, count, crowd))
-    slow = noise[0].copy()
-    chosen = np.array([1, 5, 6, 9, 12, 17, 20, 22])
-    for k in range(1, count):
-        slow[k, chosen] = 0.9 * slow[k - 1, chosen] + np.sqrt(1 - 0.9**2) * noise[0, k, chosen]
-    wide = np.where(np.arange(crowd) % 2, 10.0, 0.1)
-    sampler.learn_slow(np.stack([wide * (slow + 3.0 * noise[1]), wide * (slow - 3.0 * noise[1])], axis=-1))
-    np.testing.assert_array_equal(sampler.slow, chosen)
-    sampler.learn_slow(noise[0][:, :, None])
-    assert not sampler.slow.size
+def test_the_narrow_are_those_with_short_steps(model):
+    sampler = sampler_of(model, seed=6)
+    assert not sampler.narrow.size
     assert sampler.long_trajectories()[1] == 0
+    sampler.steps.step = np.where(np.isin(np.arange(3 * WIDTH), [1, 6, 20]), 0.3, 0.5)
+    np.testing.assert_array_equal(sampler.narrow, [1, 6, 20])
+    sampler.steps.step = 0.5 + np.where(np.arange(3 * WIDTH) < WIDTH + 1, -0.3 - 0.01 * np.arange(3 * WIDTH), 0.0)
+    np.testing.assert_array_equal(sampler.narrow, np.arange(1, WIDTH + 1))
 
 
 def test_spread_leaves_every_patients_own_values(model):

@@ -33,7 +33,7 @@ def test_it_writes_what_the_interface_says_and_the_same_seed_writes_the_same(tmp
 
 
 def test_worlds_stand_beside_each_other(tmp_path: Path) -> None:
-    names = ["as assumed", "no host dysfunction"]
+    names = ["as assumed", "no host T-cell dysfunction"]
     options = {"vary": ["rho", "bR"], "samples": 64, "outcomes": ["cmax", "transgene"]}
     place = run(tmp_path / "both", worlds=names, **options)
     table, one = pd.read_csv(place / "indices.csv"), pd.read_csv(run(tmp_path / "one", **options) / "indices.csv")
@@ -42,7 +42,7 @@ def test_worlds_stand_beside_each_other(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first["value"], one["value"])
     total = table[table["index"] == "total"].set_index(["outcome", "parameter"])["value"]
     assert total["cmax (as assumed)", "bR"] > 0
-    assert total["cmax (no host dysfunction)", "bR"] == 0, "which it switches off"
+    assert total["cmax (no host T-cell dysfunction)", "bR"] == 0, "which it switches off"
     figures = {file.name for file in (place / "figures").iterdir()}
     assert {"ranked_cmax_no_host_dysfunction.png", "over_time_transgene_as_assumed.png", "heat_map.csv"} <= figures
     said = json.loads((place / "run.json").read_text(encoding="utf-8"))
