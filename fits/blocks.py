@@ -198,10 +198,10 @@ class Sampler:
 
     # ------------------------------------------------------------------ patients
 
-    def patients(self, tune: bool) -> tuple[Floats, int]:
-        """A trajectory of every patient's deviations, given the population."""
+    def patients(self, tune: bool, finer: int = 0) -> tuple[Floats, int]:
+        """A trajectory of every patient's deviations, given the population; ``finer`` steps for who rejects it."""
         step = self.steps.step * self.rng.uniform(0.8, 1.2, len(self.b))
-        chance, divergent = self._move_patients(None, step, PATIENT_LEAPFROGS, FINER_LEAPFROGS)
+        chance, divergent = self._move_patients(None, step, PATIENT_LEAPFROGS, finer)
         if tune:
             self.steps.update(chance)
         return chance, divergent
@@ -392,7 +392,7 @@ class Sampler:
         """All moves."""
         accepted, divergent = self.move_jointly(tune)
         self.spread()
-        chance, more = self.patients(tune)
+        chance, more = self.patients(tune, FINER_LEAPFROGS)
         divergent += more + self.long_trajectories()[1]
         self.jumps(tune)
         self.spread()

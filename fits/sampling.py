@@ -58,7 +58,7 @@ class Settings:
     tune: int = 400
     chains: int = 4
     seed: int = 1
-    thin: int = 2
+    thin: int = 3
     sampler: str = "blocks"
     extensions: int = 2
 

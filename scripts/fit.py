@@ -43,7 +43,7 @@ def command(
     ] = True,
     draws: Annotated[int, typer.Option(help="Kept draws of each chain.")] = 400,
     tune: Annotated[int, typer.Option(help="Warm-up sweeps of each chain.")] = 400,
-    thin: Annotated[int, typer.Option(help="Sweeps per kept draw; each is repeated in small cohorts.")] = 2,
+    thin: Annotated[int, typer.Option(help="Sweeps per kept draw; each is repeated in small cohorts.")] = 3,
     chains: Annotated[int, typer.Option(help="Number of chains.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed of everything.")] = 1,
     sampler: Annotated[str, typer.Option(help="blocks (default) or nutpie.")] = "blocks",

@@ -83,7 +83,7 @@ def far(sampler: Sampler) -> float:
 def trying_again(sampler: Sampler) -> float:
     """With steps so long that many a trajectory is rejected."""
     sampler.steps.step[:] = 1.6
-    return float(sampler.patients(False)[0].mean())
+    return float(sampler.patients(False, finer=10)[0].mean())
 
 
 MOVES = {
