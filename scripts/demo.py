@@ -1,5 +1,6 @@
 """`reinfuse demo`: the whole job on the bundled synthetic cohort."""
 
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +31,7 @@ def command(
     from reinfuse.scripts.check import show
     from reinfuse.scripts.diagnose import judge
     from reinfuse.scripts.fit import shown
+    from reinfuse.scripts.report import command as report
     from reinfuse.scripts.retreat import retreat
     from reinfuse.scripts.sensitivity import sensitivity
 
@@ -39,7 +41,9 @@ def command(
     cohort = read_cohort(source)
     show(cohort, summarise(cohort), console)
     settings = (
-        Settings(draws=50, tune=60, thin=1, seed=seed) if quick else Settings(draws=500, tune=300, thin=1, seed=seed)
+        Settings(draws=50, tune=60, thin=1, seed=seed)
+        if quick
+        else Settings(draws=500, tune=300, thin=1, seed=seed, extensions=0)
     )
     run = fit(
         cohort,
@@ -66,6 +70,8 @@ def command(
         force=force,
         console=console,
     )
+    with suppress(NotTrusted):  # said above
+        report(out / "run", out / "retreat")
     sensitivity(
         run=out / "run",
         out=out / "sensitivity",
@@ -79,7 +85,7 @@ def command(
     console.print()
     console.print("Where to look:", style="bold")
     for place, what in (
-        ("run/report.html", "the fit in words and pictures"),
+        ("run/report.html", "the fit and the second infusions in words and pictures"),
         ("run/figures", "individual fits, predictive checks, chains"),
         ("run/summary.csv", "every parameter with its interval and diagnostics"),
         ("retreat/summary.csv", "outcomes of the second infusion"),

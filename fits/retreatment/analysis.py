@@ -121,7 +121,7 @@ def analyse(
     tables["contrasts"], tables["choices"], words["Which arm"] = _compared(outcomes, file, weights)
     tick(0.2)
     mine = (part for part in parts(outcomes, file, PAIR_COLUMNS) if part[0] == main_scenario(file))
-    tables["survival"] = survival_table(mine, rng=rng, level=level)
+    tables["survival"] = survival_table(mine, rng=rng, weights=weights, level=level)
     words["First response as a predictor of the second"] = _predictor(tables["survival"], file)
     tick(0.2)
     if not real and file.anchor is not None:
@@ -216,12 +216,15 @@ def _chosen(table: pd.DataFrame) -> list[str]:
 
 
 def _predictor(table: pd.DataFrame, file: ScenarioFile) -> list[str]:
-    """The first world's figures of the main scenario, in words."""
-    mine = table[(table["scenario"] == main_scenario(file)) & (table["world"] == file.worlds[0].name)]
+    """The main scenario's figures in words: of the stacked worlds, and where there are none of these, of the first."""
+    mine, first = table[table["scenario"] == main_scenario(file)], file.worlds[0].name
+    stacked = mine[mine["world"] == STACKED]
+    rest = mine[(mine["world"] == first) & ~mine["measure"].isin(stacked["measure"])]
     return [
-        f"{row['measure']}{'' if np.isnan(row['months']) else f' at {row["months"]:g} months'}: {row['value']:.2f} "
+        f"{row['measure']}{'' if np.isnan(row['months']) else f' at {row["months"]:g} months'}"
+        f"{'' if row['world'] == STACKED else f', {first}'}: {row['value']:.2f} "
         f"[{row['low']:.2f}, {row['high']:.2f}]" + (f" ({row['remark']})" if row["remark"] else "")
-        for row in mine.to_dict("records")
+        for row in pd.concat([stacked, rest]).to_dict("records")
     ]
 
 

@@ -1,7 +1,13 @@
-"""`survival.csv`: what the first duration foretells of the second, in every scenario and world."""
+"""`survival.csv`: what the first duration foretells of the second, in every scenario and world, and in their mixture.
 
-from collections.abc import Iterable, Iterator
+Hazard ratios, concordance and AUC of a mixture are not averages of those of its worlds: patients of different worlds
+make pairs too. So each virtual patient is put in one world, by the worlds' weights, and the figures are of these
+patients together. A virtual trial happens in one world; trials are not mixed.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -10,7 +16,7 @@ import pandas as pd
 from reinfuse.model.parameters import DAYS_PER_MONTH
 
 from .counts import Estimate
-from .statistics import proportion
+from .statistics import STACKED, proportion
 from .survival import AT_MOST, AUC_MONTHS, Pairs, auc_at, concordance, durable_against_early, pairs_of
 from .virtual_trials import ALPHA, Trials, virtual_trials
 
@@ -22,6 +28,7 @@ def survival_table(
     parts: Iterable[tuple[str, str, pd.DataFrame]],
     *,
     rng: np.random.Generator,
+    weights: Mapping[str, float] | None = None,
     level: float = 0.95,
     trial_size: int = 10,
     follow_up_months: float | None = None,
@@ -35,6 +42,8 @@ def survival_table(
         Scenario, world and its outcomes, read one at a time.
     rng
         Draws subsamples and trials.
+    weights
+        Of worlds; with them, and with all these worlds, the rows of a scenario's mixture come last, in world `STACKED`.
     level
         Of the intervals.
     trial_size
@@ -51,12 +60,37 @@ def survival_table(
         virtual trials give the median trial and the central interval over trials.
     """
     rows: list[dict[str, object]] = []
-    for scenario, world, frame in parts:
+    mixtures: dict[str, dict[str, pd.DataFrame]] = {}
+
+    def add(scenario: str, world: str, frame: pd.DataFrame, size: int) -> None:
         pairs = pairs_of(frame, follow_up_months=follow_up_months)
-        for measure, months, figure, remark in _figures(pairs, rng, level, trial_size, at_most):
+        for measure, months, figure, remark in _figures(pairs, rng, level, size, at_most):
             row = {"scenario": scenario, "world": world, "measure": measure, "months": months}
             rows.append(row | {**asdict(figure), "remark": remark})
+
+    shares = _shares(weights or {})
+    for scenario, world, frame in parts:
+        add(scenario, world, frame, trial_size)
+        if world in shares:
+            mixtures.setdefault(scenario, {})[world] = of_share(frame, *shares[world])
+    for scenario, worlds in mixtures.items():
+        if len(worlds) == len(shares) > 1:
+            add(scenario, STACKED, pd.concat(worlds.values(), ignore_index=True), 0)
     return pd.DataFrame(rows, columns=list(SURVIVAL_COLUMNS))
+
+
+def _shares(weights: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """Consecutive parts of [0, 1) as long as the weights, by world; none for a weight of 0."""
+    some = {world: weight for world, weight in weights.items() if weight > 0}
+    ends = np.cumsum([0.0, *some.values()]) / max(sum(some.values()), np.finfo(float).tiny)
+    ends[-1] = 1.0
+    return dict(zip(some, pairwise(ends.tolist()), strict=True)) if some else {}
+
+
+def of_share(frame: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
+    """Patients whose number, hashed to [0, 1), is in a part of it: the same patients in every world."""
+    place = pd.util.hash_array(frame["patient"].to_numpy(dtype=np.uint64)) / 2.0**64
+    return frame[(place >= low) & (place < high)]
 
 
 def _figures(
@@ -83,7 +117,7 @@ def _figures(
     )
     for months in reached:
         yield "AUC of first duration", months, auc_at(pairs, months=months, level=level), "cumulative/dynamic"
-    if pairs.days.size >= trial_size:
+    if 0 < trial_size <= pairs.days.size:
         trials = virtual_trials(pairs, rng=rng, size=trial_size, rmst_months=longest)
         yield from _trial_figures(trials, level)
 

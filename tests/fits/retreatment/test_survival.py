@@ -1,4 +1,5 @@
 import warnings
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -300,3 +301,42 @@ def test_the_table_names_all_that_can_be_told():
     short = survival_table.survival_table([("a", "x", outcomes(exponential(n=500, end=13.0)))], rng=rng())
     assert short[short["measure"] == "AUC of first duration"]["months"].tolist() == [6.0, 12.0]
     assert survival_table.survival_table([("a", "x", outcomes(exponential(n=5)).head(0))], rng=rng()).empty
+
+
+class TestMixture:
+    """Worlds together, each patient in one of them."""
+
+    WORLDS: ClassVar = {"dark": 0.25, "bright": 0.75}
+
+    def frame(self, factor: float, seed: int) -> pd.DataFrame:
+        """Durations that have nothing to do with each other, but are all longer by a factor."""
+        generator = np.random.default_rng(seed)
+        first, second = generator.exponential(8.0 * MONTH * factor, size=(2, 4000))
+        return outcomes(Pairs(first=first, days=second, event=np.ones(4000, dtype=bool), draw=np.arange(4000) % 50))
+
+    def test_every_patient_is_in_one_world_by_its_weight(self):
+        frame, shares = self.frame(1.0, 1), survival_table._shares({**self.WORLDS, "none": 0.0})
+        mine = {world: set(survival_table.of_share(frame, *share)["patient"]) for world, share in shares.items()}
+        assert set(mine) == {"dark", "bright"}
+        assert not mine["dark"] & mine["bright"]
+        assert mine["dark"] | mine["bright"] == set(frame["patient"])
+        assert len(mine["dark"]) == pytest.approx(1000, abs=4 * np.sqrt(4000 * 0.25 * 0.75))
+
+    def test_worlds_in_which_the_first_says_nothing_make_a_mixture_in_which_it_does(self):
+        """Long and long go together where it is not known in which world one is: no average of worlds would show it."""
+        parts = [("a", "dark", self.frame(0.3, 2)), ("a", "bright", self.frame(3.0, 3))]
+        table = survival_table.survival_table(parts, rng=rng(), weights=self.WORLDS)
+        found = table[table["measure"] == "concordance of first duration"].set_index("world")["value"]
+        assert found["dark"] == pytest.approx(0.5, abs=0.03)
+        assert found["bright"] == pytest.approx(0.5, abs=0.03)
+        # pairs of both worlds: 2 w (1 - w), concordant with the chance that both durations are ordered alike
+        longer = 3.0 / 3.3  # of two exponentials, that of the bright world is the longer one
+        unlike = 2 * 0.25 * 0.75
+        assert found["stacked"] == pytest.approx(
+            (1 - unlike) * 0.5 + unlike * (longer**2 + (1 - longer) ** 2), abs=0.03
+        )
+        assert not table[table["world"] == "stacked"]["measure"].str.startswith("trials").any()
+
+    def test_without_one_of_the_worlds_there_is_no_mixture(self):
+        table = survival_table.survival_table([("a", "dark", self.frame(1.0, 4))], rng=rng(), weights=self.WORLDS)
+        assert set(table["world"]) == {"dark"}
