@@ -152,7 +152,7 @@ def test_a_refit_samples_without_the_patient_and_agrees_with_the_weights(one_inf
     from reinfuse.fits.results import Draws
     from reinfuse.fits.sampling import Settings, sample
 
-    settings = Settings(draws=300, tune=200, thin=1, chains=2, seed=3)
+    settings = Settings(draws=200, tune=150, thin=2, chains=2, seed=3)
     sampled = sample(one_infusion.problem, one_infusion.density, explored, settings, cores=1)
     draws = Draws(one_infusion.problem, np.asarray(sampled["x"].transpose("chain", "draw", "coordinate")))
     coordinates = coordinates_of(one_infusion.posterior, draws)
