@@ -159,7 +159,7 @@ def retreat(
     started = time.monotonic()
     file = load(scenarios)
     population = _population(run, file, patient, draws, seed, options)
-    file = file.for_model(population.variant.parameters)
+    file = file.without(population.lacking)
     place = folder.prepare(out, force=force)
     unfinished = place / folder.UNFINISHED_FILE
     try:

@@ -14,7 +14,7 @@ from . import anchor, published_series
 from .arms import first_infusion, later_infusion
 from .block import BLOCK, Block, Work
 from .contrasts import UPPER_BOUND, choices, contrasts
-from .drivers import attribute, favourable_values, summarise_drivers
+from .drivers import attribute, summarise_drivers
 from .engine import Experiment
 from .folder import TABLES
 from .frailty import TwoCourses, decompose
@@ -352,7 +352,6 @@ def relapse_drivers(
         From `drivers.attribute` and `drivers.summarise_drivers`; empty if no candidate met the scenario's conditions.
     """
     place = next(i for i, one in enumerate(file.scenarios) if one.name == scenario)
-    favourable = favourable_values(population)
     found: list[pd.DataFrame] = []
     blocks = 0
     while sum(map(len, found)) < patients and blocks * BLOCK < 40 * patients:
@@ -369,7 +368,6 @@ def relapse_drivers(
                 factors=file.scenarios[place].hypotheses(file.worlds[0]),
                 rows=table(population.options),
                 product=file.product(file.scenarios[place].first.product),
-                favourable=favourable,
                 visit_interval=float(file.settings.visit_every_days),
                 group=np.array(GROUPS)[group[: rows.size]],
                 number=work.numbers[rows],

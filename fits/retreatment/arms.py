@@ -42,9 +42,9 @@ def under_hypotheses(
     patients
         Before any hypothesis.
     factors
-        By the keys of `MECHANISMS`.
+        By the keys of `MECHANISMS`, which say what they act on.
     rows
-        Table rows, for the transforms: a parameter that lives in (0, 1) has its odds multiplied.
+        Table rows, for the transforms.
     products
         That the patients get.
 
@@ -59,7 +59,12 @@ def under_hypotheses(
         if factor == 1.0:
             continue
         for name in mechanism.parameters:
-            if name in parameters:
+            if name not in parameters:
+                continue
+            if mechanism.better:
+                favourable, sign = patients.favourable.get(name, parameters[name]), mechanism.better[name]
+                parameters[name] = _nearer(parameters[name], favourable, sign, factor, rows[name].transform)
+            else:
                 parameters[name] = _multiplied(parameters[name], factor, rows[name].transform)
         for name in mechanism.product_fields:
             for product in products:
@@ -79,6 +84,16 @@ def _multiplied(values: Floats, factor: float, transform: str) -> Floats:
     out = np.zeros_like(values)
     shifted = to_transformed(values[some], transform=transform) + np.log(factor)
     out[some] = from_transformed(shifted, transform=transform)
+    return out
+
+
+def _nearer(own: Floats, favourable: Floats, sign: int, factor: float, transform: str) -> Floats:
+    """Multiply how far each value falls short of a favourable one; 0 gives this one, a better value stays."""
+    short = np.asarray(sign * (favourable - own) > 0)
+    out = np.where(short, favourable, own)
+    if factor != 0.0:
+        goal, mine = (to_transformed(values[short], transform=transform) for values in (favourable, own))
+        out[short] = from_transformed(goal + factor * (mine - goal), transform=transform)
     return out
 
 

@@ -505,6 +505,7 @@ def _together(groups: Sequence[VirtualPatients]) -> VirtualPatients:
         draw=np.concatenate([group.draw for group in groups]),
         fields={key: np.concatenate([group.fields[key] for group in groups]) for key in first.fields},
         occasion=np.concatenate([group.occasion for group in groups]),
+        favourable={name: np.concatenate([group.favourable[name] for group in groups]) for name in first.favourable},
         clipped=sum(group.clipped for group in groups),
     )
 

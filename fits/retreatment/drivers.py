@@ -1,9 +1,7 @@
 """What drove a patient's relapse? Take one mechanism away, and see by how much the relapse is put off.
 
 Counterfactual removal, in the model and one mechanism at a time: the same virtual patient has the same first course
-once more, with the same luck, but without the mechanism. Hypotheses of relapse (`MECHANISMS`) are switched off.
-A tumour cannot be without resistance, nor a T cell immortal: there, the patient gets the killing, or the loss of
-CAR-T cells, of a favourable patient of the same population (`favourable_values`), unless the patient's own is better.
+once more, with the same luck, but without the mechanism, as in a world that has its multiplier at 0 (`MECHANISMS`).
 
 The gain of a removal is the PFS won. The *main driver* is the removal with the largest gain, if that is more than one
 visit interval; equal gains share it; where no removal gains that much, it is `none alone`. A probability is over
@@ -12,7 +10,7 @@ mechanism's numbers, it is the prior's, and `summarise_drivers` says so.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -21,52 +19,21 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from reinfuse.model.errors import ReinfuseError
-from reinfuse.model.parameters import DAYS_PER_MONTH, Parameter, from_transformed
+from reinfuse.model.parameters import DAYS_PER_MONTH, Parameter
 from reinfuse.model.products import Product
 
 from .arms import under_hypotheses
-from .mechanisms import MECHANISMS
-from .virtual_patients import SampledPopulation, VirtualPatients
+from .mechanisms import MECHANISMS, Mechanism
+from .virtual_patients import VirtualPatients
 
 type Floats = NDArray[np.float64]
 
-#: Quantile of a patient who kills, or keeps CAR-T cells, well (ASSUMED).
-FAVOURABLE: Final = 0.9
 #: Main driver where no removal gains more than a visit interval, and of a patient who did not relapse.
 NONE_ALONE: Final = "none alone"
 NO_RELAPSE: Final = "no relapse"
 #: Width of an interval from which on draws of the population are said to disagree.
 WIDE: Final = 0.5
-_ROUNDING = 1e-6  # d
-
-
-@dataclass(frozen=True, kw_only=True)
-class Driver:
-    """One possible cause of relapse, and what its removal means.
-
-    Attributes
-    ----------
-    key
-        In column names; for a hypothesis, its key in `mechanisms.MECHANISMS`.
-    name
-        In words.
-    parameters
-        What the removal changes.
-    better
-        For a driver that is no hypothesis: +1 where more of the parameter is better for the patient, -1 where less.
-    """
-
-    key: str
-    name: str
-    parameters: tuple[str, ...]
-    better: Mapping[str, int] = field(default_factory=dict)
-
-
-DRIVERS: Final = (
-    *(Driver(key=each.key, name=each.words, parameters=each.parameters) for each in MECHANISMS),
-    Driver(key="resistance", name="tumour-intrinsic resistance", parameters=("k", "KE"), better={"k": 1, "KE": -1}),
-    Driver(key="persistence", name="short persistence", parameters=("dM", "dE"), better={"dM": -1, "dE": -1}),
-)
+_ROUNDING = 1e-6  # days; also of a value
 
 
 class Followed(Protocol):
@@ -85,37 +52,6 @@ class Followed(Protocol):
 type FirstCourse = Callable[[VirtualPatients], Followed]
 
 
-def favourable_values(
-    population: SampledPopulation, *, drivers: Sequence[Driver] = DRIVERS, quantile: float = FAVOURABLE
-) -> dict[str, Floats]:
-    """Values of a favourable patient of each draw of a population, by symbol, (D,) each, natural scale.
-
-    Parameters
-    ----------
-    population
-        With medians and spreads.
-    drivers
-        Of these, the parameters with a direction; those that the population's variant holds are left out.
-    quantile
-        Share of the draw's patients who are worse off, from 0.5 to below 1.
-
-    Raises
-    ------
-    ReinfuseError
-        If the quantile is out of range.
-    """
-    if not 0.5 <= quantile < 1:
-        raise ReinfuseError(f"quantile is {quantile!r}; give the share of patients who are worse off, 0.5 to below 1")
-    normal, names = float(stats.norm.ppf(quantile)), list(population.rows)
-    found = {}
-    for name, sign in _directions(drivers).items():
-        if name in population.rows:
-            j = names.index(name)
-            scaled = population.centre[:, j] + sign * normal * population.spread[:, j]
-            found[name] = from_transformed(scaled, transform=population.rows[name].transform)
-    return found
-
-
 def attribute(
     *,
     patients: VirtualPatients,
@@ -123,11 +59,10 @@ def attribute(
     factors: Mapping[str, float],
     rows: Mapping[str, Parameter],
     product: Product,
-    favourable: Mapping[str, Floats],
     visit_interval: float,
     group: ArrayLike | None = None,
     number: ArrayLike | None = None,
-    drivers: Sequence[Driver] = DRIVERS,
+    drivers: Sequence[Mechanism] = MECHANISMS,
     progress: Callable[[float], None] | None = None,
 ) -> pd.DataFrame:
     """Follow every patient's first course as it was and without each mechanism.
@@ -135,7 +70,7 @@ def attribute(
     Parameters
     ----------
     patients
-        Virtual patients (or draws of a real one), before any hypothesis is multiplied.
+        Virtual patients (or draws of a real one), before any hypothesis is multiplied, with favourable values.
     first_course
         Simulates and judges them; called once as they are and once per driver. It must give equal patients equal
         outcomes, so chance events belong to patients and not to calls.
@@ -145,8 +80,6 @@ def attribute(
         Table of parameters, for transforms.
     product
         Of the first infusion.
-    favourable
-        From `favourable_values`, by symbol: one value per draw.
     visit_interval
         Days; a gain has to be larger.
     group, number
@@ -188,12 +121,7 @@ def attribute(
     }
     gains = np.empty((n, len(drivers)))
     for j, driver in enumerate(drivers):
-        if driver.better:
-            improved = _improved(assumed.parameters, driver, favourable, patients.draw)
-            removed = replace(assumed, parameters=assumed.parameters | improved)
-        else:
-            removed = under_hypotheses(patients, {**factors, driver.key: 0.0}, rows, [product])
-        without = _followed(first_course, removed)
+        without = _followed(first_course, under_hypotheses(patients, {**factors, driver.key: 0.0}, rows, [product]))
         tick(float(n))
         gains[:, j] = np.where(relapsed, without.days - base.days, np.nan)
         table[f"gain_{driver.key}"] = gains[:, j]
@@ -208,9 +136,8 @@ def summarise_drivers(
     table: pd.DataFrame,
     *,
     prior_only: Iterable[str] = (),
-    favourable: Mapping[str, Floats] | None = None,
     patients: VirtualPatients | None = None,
-    drivers: Sequence[Driver] = DRIVERS,
+    drivers: Sequence[Mechanism] = MECHANISMS,
     level: float = 0.95,
 ) -> pd.DataFrame:
     """Probability of each driver as the main one, per first-response group.
@@ -221,8 +148,8 @@ def summarise_drivers(
         From `attribute`.
     prior_only
         Parameters that no data have moved (`PopulationDraws.prior_only`).
-    favourable, patients
-        As given to `attribute`: with both, a driver whose removal changed nobody's numbers is named.
+    patients
+        As given to `attribute`: with them, a driver whose removal changed nobody's numbers is named.
     drivers
         As given to `attribute`.
     level
@@ -250,14 +177,14 @@ def summarise_drivers(
             continue
         for driver in (*drivers, None):
             column = "share_none" if driver is None else f"share_{driver.key}"
-            row = {"group": group, "driver": NONE_ALONE if driver is None else driver.name, "n": len(chosen)}
+            row = {"group": group, "driver": NONE_ALONE if driver is None else driver.words, "n": len(chosen)}
             figures = _probability(chosen[column].to_numpy(np.float64), chosen["draw"].to_numpy(), level)
             row |= dict(zip(("probability", "low", "high", "mc_error"), figures, strict=True))
             row |= {"averted": np.nan, "gain_months": np.nan, "warning": ""}
             if driver is not None:
                 row["averted"] = float(chosen[f"averted_{driver.key}"].mean())
                 row["gain_months"] = float(chosen[f"gain_{driver.key}"].median()) / DAYS_PER_MONTH
-                row["warning"] = _warning(driver, frozenset(prior_only), favourable, patients, figures)
+                row["warning"] = _warning(driver, frozenset(prior_only), patients, figures)
             found.append(row)
     columns = ("group", "driver", "n", "probability", "low", "high", "mc_error", "averted", "gain_months", "warning")
     return pd.DataFrame(found, columns=list(columns))
@@ -284,21 +211,6 @@ def _followed(first_course: FirstCourse, patients: VirtualPatients) -> _Course:
     return _Course(days, np.asarray(outcome.progressed))
 
 
-def _improved(
-    parameters: Mapping[str, Floats], driver: Driver, favourable: Mapping[str, Floats], draw: NDArray[np.int64]
-) -> dict[str, Floats]:
-    """The driver's parameters, of a favourable patient or the patient's own, whichever is better."""
-    return {
-        name: (np.maximum if sign > 0 else np.minimum)(parameters[name], favourable[name][draw])
-        for name, sign in driver.better.items()
-        if name in favourable and name in parameters
-    }
-
-
-def _directions(drivers: Sequence[Driver]) -> dict[str, int]:
-    return {name: sign for driver in drivers for name, sign in driver.better.items()}
-
-
 def _one_each(name: str, value: ArrayLike, n: int) -> NDArray[np.generic]:
     values = np.asarray(value)
     if values.shape != (n,):
@@ -320,7 +232,7 @@ def _shares(gains: Floats, visit_interval: float) -> Floats:
     return shares
 
 
-def _main(shares: Floats, drivers: Sequence[Driver]) -> NDArray[np.str_]:
+def _main(shares: Floats, drivers: Sequence[Mechanism]) -> NDArray[np.str_]:
     keys = [*(driver.key for driver in drivers), NONE_ALONE]
     return np.array(
         [NO_RELAPSE if np.isnan(row[0]) else " + ".join(keys[j] for j in np.flatnonzero(row > 0)) for row in shares],
@@ -357,9 +269,8 @@ def _probability(share: Floats, draw: NDArray[np.int64], level: float) -> tuple[
 
 
 def _warning(
-    driver: Driver,
+    driver: Mechanism,
     prior_only: frozenset[str],
-    favourable: Mapping[str, Floats] | None,
     patients: VirtualPatients | None,
     figures: tuple[float, float, float, float],
 ) -> str:
@@ -371,7 +282,7 @@ def _warning(
         said.append(f"The data cannot tell: no data have moved {names}, so this probability is the prior's.")
     elif unmoved:
         said.append(f"Partly the prior's: no data have moved {', '.join(unmoved)}.")
-    moved = driver.parameters if patients is None else _moved(driver, favourable or {}, patients)
+    moved = [name for name in driver.parameters if patients is None or _moves(driver, name, patients)]
     if not moved:
         said.append(f"It could not be found: these patients are all alike in {names}, or have none of it.")
     elif driver.better and len(moved) < len(driver.parameters):
@@ -382,10 +293,10 @@ def _warning(
     return " ".join(said)
 
 
-def _moved(driver: Driver, favourable: Mapping[str, Floats], patients: VirtualPatients) -> tuple[str, ...]:
-    """Parameters that the removal changes in some patient."""
-    own = patients.parameters
+def _moves(driver: Mechanism, name: str, patients: VirtualPatients) -> bool:
+    """Whether the removal changes a parameter in some patient."""
+    own = patients.parameters.get(name, np.zeros(patients.n))
     if not driver.better:
-        return tuple(name for name in driver.parameters if name in own and np.any(own[name] != 0))
-    better = _improved(own, driver, favourable, patients.draw)
-    return tuple(name for name, values in better.items() if not np.allclose(values, own[name], rtol=1e-9, atol=0))
+        return bool(np.any(own != 0))
+    short = driver.better[name] * (patients.favourable.get(name, own) - own)
+    return bool(np.any(short > _ROUNDING * own))

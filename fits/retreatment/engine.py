@@ -18,7 +18,7 @@ from reinfuse.model.errors import ReinfuseError
 
 from ..tasks import run_tasks
 from .block import BLOCK, Acceptance, Block, Part, Simulator, run_block, run_blocks
-from .mechanisms import MECHANISMS
+from .mechanisms import FAVOURABLE, MECHANISMS
 from .outcome_table import OutcomeTable, OutcomeWriter
 from .scenarios import ScenarioFile
 from .virtual_patients import MPROTEIN_ONLY, SECOND_INFUSION_ONLY, PopulationDraws
@@ -227,11 +227,19 @@ def caveats(
         "assumptions of the model, not findings. Every arm is run with them on and off; the stacked answer weighs "
         "these worlds, it does not choose between them.",
     ]
-    missing = [mechanism.words for mechanism in MECHANISMS if mechanism.absent(population.variant.parameters)]
+    missing = [mechanism.words for mechanism in population.lacking if not mechanism.better]
     if missing:
         said.append(
             f"The model of this run has no {' and no '.join(missing)}: no figure here says what it would do. Fit "
             "another variant (`reinfuse fit --variant`) and compare."
+        )
+    bounds = {world.name: world.weight for world in file.worlds if world.is_bound}
+    if bounds:
+        weighed = ", ".join(name for name, weight in bounds.items() if weight) or "none of them"
+        said.append(
+            f"In {', '.join(bounds)}, every patient kills, or keeps CAR-T cells, at least as well as the best "
+            f"{1 - FAVOURABLE:.0%} of the population. That is a bound and no possible population: of these worlds, "
+            f"{weighed} counts in the stacked answer."
         )
     no_data = "B0" in population.prior_only
     if no_data:

@@ -21,7 +21,7 @@ from reinfuse.model.products import Product
 from reinfuse.model.products import product as known_product
 from reinfuse.model.response import ResponseRules
 
-from .mechanisms import MECHANISMS
+from .mechanisms import MECHANISMS, Mechanism
 
 type Group = Literal["non-responder", "early-relapse", "intermediate", "durable", "antigen-loss"]
 #: Product, dose, lymphodepletion and bridging of a first infusion.
@@ -150,6 +150,8 @@ class _Hypotheses(_Table):
     antigen_loss_fraction: float = Field(default=1.0, ge=0, le=1e8)
     anti_car_immunity: float = Field(default=1.0, ge=0, le=100)
     microenvironment: float = Field(default=1.0, ge=0, le=100)
+    resistance: float = Field(default=1.0, ge=0, le=5)
+    short_persistence: float = Field(default=1.0, ge=0, le=5)
 
     @field_validator(*HYPOTHESIS_NAMES, mode="before")
     @classmethod
@@ -168,7 +170,7 @@ class World(_Hypotheses):
     Attributes
     ----------
     name : str
-    host_dysfunction, exhaustion, antigen_loss_fraction, anti_car_immunity, microenvironment : float
+    host_dysfunction and the other keys of `MECHANISMS` : float
         Multipliers, as in `Scenario`.
     weight : float
         Relative weight in the stacked answer.
@@ -177,16 +179,23 @@ class World(_Hypotheses):
     name: str = Field(min_length=1, max_length=80)
     weight: float = Field(default=1.0, ge=0, le=1e6)
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether it takes away what nobody can be without (`Mechanism.better`)."""
+        return any(each.better and self.multipliers[each.key] == 0.0 for each in MECHANISMS)
 
-def _without(name: str, keys: Iterable[str]) -> World:
-    return World.model_validate({"name": name} | dict.fromkeys(keys, 0.0))
+
+def _without(name: str, mechanisms: Iterable[Mechanism], weight: float) -> World:
+    off = {mechanism.key: 0.0 for mechanism in mechanisms}
+    return World.model_validate({"name": name, "weight": weight} | off)
 
 
-#: The worlds of an experiment that names none: all mechanisms on, each off, all off.
+#: The worlds of an experiment that names none: all mechanisms on, each off, and all off that can be absent. Patients do
+#: differ in killing and persistence: worlds in which all do well there are bounds, and weigh nothing in the stack.
 WORLDS: Final = (
     World(name="as assumed"),
-    *(_without(f"no {mechanism.words}", [mechanism.key]) for mechanism in MECHANISMS),
-    _without("none of these", HYPOTHESIS_NAMES),
+    *(_without(each.world, [each], weight=0.0 if each.better else 1.0) for each in MECHANISMS),
+    _without("none of these", [each for each in MECHANISMS if not each.better], weight=1.0),
 )
 
 
@@ -214,7 +223,7 @@ class Scenario(_Hypotheses):
         seen at a visit; who never gets there within the first horizon stays without.
     wait_rise : float
         See `wait_and_see`.
-    host_dysfunction, exhaustion, antigen_loss_fraction, anti_car_immunity, microenvironment : float
+    host_dysfunction and the other keys of `MECHANISMS` : float
         Multipliers of hypotheses: 1 (or `true`) as fitted or assumed, 0 (or `false`) off.
     """
 
@@ -427,14 +436,14 @@ class ScenarioFile(_Table):
         """Look a product up: the file's own before the known ones (raises ReinfuseError if unknown)."""
         return self.products[name] if name in self.products else known_product(name)
 
-    def for_model(self, held: Mapping[str, float]) -> Self:
-        """The same for a model that holds some symbols: without those of `WORLDS` that would change nothing there.
+    def without(self, lacking: Iterable[Mechanism]) -> Self:
+        """The same for patients who have none of some mechanisms: those of `WORLDS` without these are left out.
 
         Worlds that the file names itself stay.
         """
         if "worlds" in self.model_fields_set:
             return self
-        absent = {f"no {mechanism.words}" for mechanism in MECHANISMS if mechanism.absent(held)}
+        absent = {mechanism.world for mechanism in lacking}
         return self.model_copy(update={"worlds": [world for world in self.worlds if world.name not in absent]})
 
     @property

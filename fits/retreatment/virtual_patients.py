@@ -34,6 +34,7 @@ from reinfuse.model.parameters import (
 from reinfuse.model.products import Product
 
 from ..run import RunFolder
+from .mechanisms import BETTER, FAVOURABLE_SCORE, MECHANISMS, Mechanism
 
 if TYPE_CHECKING:
     from .real_patient import Observed
@@ -92,6 +93,9 @@ class VirtualPatients:
         Values of product fields where they are uncertain or fitted; the others are the `Product`'s own.
     occasion : ndarray (n, 8)
         Deviations of ln(proliferation), one per infusion slot.
+    favourable : dict of str to ndarray (n,)
+        Values of a favourable patient of the same population, of the parameters in `mechanisms.BETTER`; without one, a
+        hypothesis that is measured against it changes nothing.
     clipped : int
         How many numbers were set to a bound of `BOUNDS`.
     """
@@ -100,6 +104,7 @@ class VirtualPatients:
     draw: Ints
     fields: dict[tuple[str, str], Floats]
     occasion: Floats
+    favourable: dict[str, Floats] = field(default_factory=dict)
     clipped: int = 0
 
     @property
@@ -114,6 +119,7 @@ class VirtualPatients:
             draw=self.draw[rows],
             fields={key: values[rows] for key, values in self.fields.items()},
             occasion=self.occasion[rows],
+            favourable={name: values[rows] for name, values in self.favourable.items()},
             clipped=self.clipped,
         )
 
@@ -140,6 +146,10 @@ class PopulationDraws(Protocol):
     @property
     def second_infusions(self) -> bool:
         """Whether the data behind the draws have second infusions."""
+
+    @property
+    def lacking(self) -> tuple[Mechanism, ...]:
+        """Mechanisms of relapse that these patients have none of."""
 
     @property
     def source(self) -> str:
@@ -200,6 +210,25 @@ class SampledPopulation:
         """The same draws without any difference between patients or infusions: the typical patient of each."""
         return replace(self, spread=np.zeros_like(self.spread), occasion_sd=np.zeros_like(self.occasion_sd))
 
+    @property
+    def favourable(self) -> dict[str, Floats]:
+        """Values of a favourable patient of each draw (`mechanisms.FAVOURABLE`), by symbol, (D,) each, natural scale.
+
+        Parameters that the variant holds are left out.
+        """
+        found = {}
+        for j, (name, row) in enumerate(self.rows.items()):
+            if name in BETTER:
+                scaled = self.centre[:, j] + BETTER[name] * FAVOURABLE_SCORE * self.spread[:, j]
+                found[name] = from_transformed(scaled, transform=row.transform)
+        return found
+
+    @property
+    def lacking(self) -> tuple[Mechanism, ...]:
+        """Mechanisms that the variant switches off, or in whose parameters all patients of a draw are alike."""
+        alike = {name: 1.0 for j, name in enumerate(self.rows) if name in BETTER and not self.spread[:, j].any()}
+        return tuple(mechanism for mechanism in MECHANISMS if mechanism.absent({**self.fixed, **alike}))
+
     def sample(self, n: int, rng: np.random.Generator, *, first: int = 0) -> VirtualPatients:
         """Draw n virtual patients.
 
@@ -236,6 +265,7 @@ class SampledPopulation:
             draw=draw,
             fields={key: values[draw] for key, values in self.fields.items()},
             occasion=self.occasion_sd[draw, None] * occasion,
+            favourable={name: values[draw] for name, values in self.favourable.items()},
             clipped=clipped,
         )
 

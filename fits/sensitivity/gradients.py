@@ -18,6 +18,7 @@ from reinfuse.model.parameters import table
 
 from ..identification.readouts import Posed, pose
 from ..retreatment.arms import MOST_ANTIGEN_LOW, arm_parameters, first_infusion
+from ..retreatment.mechanisms import BETTER, MECHANISMS
 from .outcomes import CURVE_DAYS, FLOORS, describe
 from .reader import Reader
 
@@ -119,6 +120,10 @@ def _passed_on(symbol: str, value: Floats, given: Mapping[str, Floats], reader: 
     if np.array_equal(after, value):
         return np.ones(value.shape)
     rows = table(reader.options)
+    if symbol in BETTER:  # who falls short of a favourable patient does so so many times, on the log scale
+        times = next(each.key for each in MECHANISMS if symbol in each.better)
+        factor = reader.scenario.hypotheses(reader.worlds[0])[times]
+        return np.where(after == value, 1.0, factor * after / value)
     if symbol not in rows or rows[symbol].transform == "logit":  # odds are multiplied, of a product's share too
         value, after = value * (1.0 - value), after * (1.0 - after)
     ratio = np.divide(after, value, out=np.ones(value.shape), where=value != 0.0)

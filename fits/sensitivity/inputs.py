@@ -7,7 +7,7 @@ does: marginals as quantiles, dependence as the correlation of normal scores (a 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
@@ -22,6 +22,7 @@ from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.parameters import table
 
 from ..retreatment.luck import Luck
+from ..retreatment.mechanisms import BETTER, FAVOURABLE
 from ..retreatment.virtual_patients import OptionsName, SampledPopulation, VirtualPatients
 
 type Floats = NDArray[np.float64]
@@ -55,6 +56,8 @@ class Inputs:
         Inputs that do not vary, at their values.
     source : str
         Where the numbers come from, in words.
+    favourable : mapping of str to float
+        Values of a favourable patient (`reinfuse.fits.retreatment.mechanisms`), whether they vary or not.
     draws : ndarray (m, k), optional
         Rows as they are: of a posterior or a cohort; without them rows are made from marginals and copula.
     """
@@ -64,6 +67,7 @@ class Inputs:
     correlation: Floats
     held: Mapping[str, float]
     source: str
+    favourable: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     draws: Floats | None = None
 
     @property
@@ -143,7 +147,11 @@ class Inputs:
             else:
                 fields[rest, word] = column
         found = VirtualPatients(
-            parameters=parameters, draw=np.zeros(n, dtype=np.int64), fields=fields, occasion=occasion
+            parameters=parameters,
+            draw=np.zeros(n, dtype=np.int64),
+            fields=fields,
+            occasion=occasion,
+            favourable={name: np.full(n, value) for name, value in self.favourable.items()},
         )
         return found, clocks
 
@@ -186,7 +194,12 @@ def from_population(
         columns |= {f"hazard {course}": np.full(n, np.log(2.0)) for course in range(1, COURSES + 1)}
     from_data = "B0" not in population.prior_only
     words = {"both": "", "patients": "; the median population alone", "population": "; a typical patient of each draw"}
-    return tabulated(columns, source=population.source + words[spread], keep_rows=from_data)
+    return tabulated(
+        columns,
+        source=population.source + words[spread],
+        keep_rows=from_data,
+        favourable=None if spread == "population" else favourable_values(columns),
+    )
 
 
 def _median_of(population: SampledPopulation) -> SampledPopulation:
@@ -238,10 +251,23 @@ def from_cohort(path: Path, *, options: OptionsName, rng: np.random.Generator) -
     columns = {str(name): rows[name].to_numpy(dtype=np.float64) for name in rows.columns}
     columns |= {f"death {course}": luck.death(course) for course in range(1, COURSES + 1)}
     columns |= {f"hazard {course}": luck.hazard(course) for course in range(1, COURSES + 1)}
-    return tabulated(columns, source=f"virtual cohort {path.name}, {len(rows)} patients", keep_rows=True)
+    return tabulated(
+        columns,
+        source=f"virtual cohort {path.name}, {len(rows)} patients",
+        keep_rows=True,
+        favourable=favourable_values(columns),
+    )
 
 
-def tabulated(columns: Mapping[str, Floats], *, source: str, keep_rows: bool) -> Inputs:
+def favourable_values(columns: Mapping[str, Floats]) -> dict[str, float]:
+    """Values of a favourable one of the patients in columns, (m,) each, by symbol."""
+    share = {1: FAVOURABLE, -1: 1 - FAVOURABLE}
+    return {name: float(np.quantile(columns[name], share[sign])) for name, sign in BETTER.items() if name in columns}
+
+
+def tabulated(
+    columns: Mapping[str, Floats], *, source: str, keep_rows: bool, favourable: Mapping[str, float] | None = None
+) -> Inputs:
     """Inputs from columns of draws, (m,) each; those that do not vary are held.
 
     Without ``keep_rows`` the draws are known to be independent: correlations are not estimated but zero.
@@ -265,6 +291,7 @@ def tabulated(columns: Mapping[str, Floats], *, source: str, keep_rows: bool) ->
         correlation=correlation,
         held=MappingProxyType(held),
         source=source,
+        favourable=MappingProxyType(dict(favourable or {})),
         draws=values if keep_rows else None,
     )
 

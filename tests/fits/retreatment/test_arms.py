@@ -11,7 +11,7 @@ from reinfuse.fits.retreatment.arms import (
     slot_parameters,
     under_hypotheses,
 )
-from reinfuse.fits.retreatment.mechanisms import MECHANISMS
+from reinfuse.fits.retreatment.mechanisms import BETTER, MECHANISMS
 from reinfuse.fits.retreatment.scenarios import HYPOTHESIS_NAMES, WORLDS, World, parse
 from reinfuse.fits.retreatment.virtual_patients import VirtualPatients
 from reinfuse.model.course import resolve
@@ -19,6 +19,7 @@ from reinfuse.model.parameters import REFERENCE
 from reinfuse.model.products import product
 
 AS_ASSUMED = WORLDS[0]
+SHORT = 1.5  # times
 HEAD = '[[scenario]]\nname = "a"\nfirst.product = "ide-cel"\nsecond.product = "cilta-cel"\n'
 
 
@@ -28,11 +29,13 @@ def scenario(more=""):
 
 
 def medians(n=3, fields=None):
+    """Typical patients, whose killing and persistence are as far below favourable as `SHORT` says."""
     return VirtualPatients(
         parameters={name: np.full(n, row.median) for name, row in REFERENCE.items()},
         draw=np.zeros(n, dtype=np.int64),
         fields={} if fields is None else fields,
         occasion=np.zeros((n, 8)),
+        favourable={name: np.full(n, REFERENCE[name].median * SHORT**sign) for name, sign in BETTER.items()},
     )
 
 
@@ -46,7 +49,9 @@ def test_a_mechanism_that_is_off_is_off_and_touches_nothing_else(mechanism):
     before = medians(fields={("ide-cel", "f0"): np.full(3, 1.1)})
     found = after(before, off)
     for name, values in before.parameters.items():
-        expected = np.zeros(3) if name in mechanism.parameters else values
+        sign = mechanism.better.get(name)
+        off_now = np.zeros(3) if sign is None else REFERENCE[name].median * np.full(3, SHORT**sign)
+        expected = off_now if name in mechanism.parameters else values
         np.testing.assert_array_equal(found.parameters[name], expected, err_msg=name)
     assert set(found.fields) == {("ide-cel", name) for name in ("f0", *mechanism.product_fields)}
     for name in mechanism.product_fields:
@@ -62,7 +67,30 @@ def test_every_mechanism_has_its_key_in_scenario_files_and_a_world_without_it():
             world for world in WORLDS if world.multipliers == dict.fromkeys(HYPOTHESIS_NAMES, 1.0) | {mechanism.key: 0}
         ]
         assert [world.name for world in off] == [f"no {mechanism.words}"]
-    assert WORLDS[-1].multipliers == dict.fromkeys(HYPOTHESIS_NAMES, 0.0)
+        assert [(world.weight, world.is_bound) for world in off] == [(0, True) if mechanism.better else (1, False)]
+    assert WORLDS[-1].multipliers == {each.key: float(bool(each.better)) for each in MECHANISMS}
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("key", ["resistance", "short_persistence"])
+def test_a_shortfall_is_multiplied_on_the_log_scale_and_who_has_none_stays(key, factor):
+    mechanism = next(each for each in MECHANISMS if each.key == key)
+    patients = medians()
+    for name, sign in mechanism.better.items():
+        patients.favourable[name] *= np.array([1.0, SHORT ** (-2.0 * sign), SHORT**sign])  # short, better, shorter
+    found = after(patients, scenario(f"{key} = {factor}\n")[1])
+    for name, sign in mechanism.better.items():
+        own, goal = patients.parameters[name], patients.favourable[name]
+        away = sign * np.log(found.parameters[name] / goal)[[0, 2]]
+        np.testing.assert_allclose(away, -factor * np.log([SHORT, SHORT**2]), atol=1e-12)
+        assert found.parameters[name][1] == own[1]
+
+
+def test_patients_without_favourable_ones_beside_them_stay_as_they_are():
+    patients = replace(medians(), favourable={})
+    found = after(patients, scenario("resistance = 0\nshort_persistence = 2\n")[1])
+    for name in BETTER:
+        np.testing.assert_array_equal(found.parameters[name], patients.parameters[name])
 
 
 def test_exhausted_cells_of_a_product_are_multiplied_as_odds_of_what_the_patients_have():

@@ -1,5 +1,6 @@
 """Who gets the blame for a relapse: causes that were put in come out, and nothing comes out of nothing."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,13 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reinfuse.fits.retreatment.drivers import (
-    DRIVERS,
     NO_RELAPSE,
     NONE_ALONE,
     attribute,
-    favourable_values,
     summarise_drivers,
 )
+from reinfuse.fits.retreatment.mechanisms import BETTER, MECHANISMS
 from reinfuse.fits.retreatment.outcomes import read_course
 from reinfuse.fits.retreatment.scenarios import WORLDS, FirstCourse, Scenario
 from reinfuse.fits.retreatment.virtual_patients import SampledPopulation, VirtualPatients
@@ -27,7 +27,7 @@ from reinfuse.model.simulate import simulate_population
 
 VISIT = 28.0
 HORIZON = 1820.0
-KEYS = [driver.key for driver in DRIVERS]
+KEYS = [mechanism.key for mechanism in MECHANISMS]
 SCENARIO = Scenario(name="one", first=FirstCourse(product="ide-cel"), no_second=True)
 NOTHING = {"bR": 0.0, "bXQ": 0.0, "sline": 0.0, "sres": 0.0, "fr": 0.0, "alA": 0.0, "bX": 0.0, "bK": 0.0, "kX": 0.0}
 
@@ -48,7 +48,7 @@ def healthy(n: int, **changes) -> VirtualPatients:
 
 def same_for_all(n_draws: int = 5, **values: float) -> dict[str, np.ndarray]:
     """Favourable values that change nobody, but for what is named."""
-    own = {name: REFERENCE[name].median for name in ("k", "KE", "dM", "dE")} | values
+    own = {name: REFERENCE[name].median for name in BETTER} | values
     return {name: np.full(n_draws, value) for name, value in own.items()}
 
 
@@ -69,15 +69,19 @@ def plain_course(patients: VirtualPatients) -> SimpleNamespace:
     return SimpleNamespace(pfs_days=np.minimum(seen, HORIZON), progressed=seen <= HORIZON)
 
 
-def blame(patients, *, course=plain_course, favourable=None, scenario=SCENARIO, **more):
+def seen(patients, favourable=None) -> VirtualPatients:
+    """Patients beside favourable ones of their draws."""
     values = same_for_all() if favourable is None else favourable
+    return replace(patients, favourable={name: value[patients.draw] for name, value in values.items()})
+
+
+def blame(patients, *, course=plain_course, favourable=None, scenario=SCENARIO, **more):
     return attribute(
-        patients=patients,
+        patients=seen(patients, favourable),
         first_course=course,
         factors=scenario.hypotheses(WORLDS[0]),
         rows=REFERENCE,
         product=product("ide-cel"),
-        favourable=values,
         visit_interval=VISIT,
         **more,
     )
@@ -90,7 +94,7 @@ CAUSES = {
     "anti_car_immunity": ({"alA": 0.04}, {}),
     "microenvironment": ({"bK": 0.6}, {}),
     "resistance": ({"KE": 500.0}, {"KE": 150.0}),
-    "persistence": ({"dM": 0.03}, {"dM": 0.01}),
+    "short_persistence": ({"dM": 0.03}, {"dM": 0.01}),
 }
 
 
@@ -199,8 +203,8 @@ def population(**spread: float) -> SampledPopulation:
 
 def test_favourable_values_are_quantiles_of_the_population():
     drawn = population(KE=0.9, dM=0.7)
-    found = favourable_values(drawn, quantile=0.9)
-    assert set(found) == {"k", "KE", "dM", "dE"}
+    found = drawn.favourable
+    assert set(found) == set(BETTER)
     sample = drawn.sample(60_000, np.random.default_rng(1))
     for draw in range(3):
         mine = sample.draw == draw
@@ -252,8 +256,7 @@ def test_warnings_say_where_the_data_cannot_tell():
     found = summarise_drivers(
         blame(patients, favourable=favourable),
         prior_only={"bR", "bXQ", "sline", "sres", "KE", "fr"},
-        favourable=favourable,
-        patients=patients,
+        patients=seen(patients, favourable),
     ).set_index("driver")["warning"]
     assert found["host T-cell dysfunction"] == (
         "The data cannot tell: no data have moved bR, bXQ, sline, sres, so this probability is the prior's."
@@ -286,14 +289,12 @@ def test_nobody_relapsed_leaves_an_empty_summary():
 )
 def test_faults_are_named(changes, words):
     good = {"patients": healthy(3), "first_course": plain_course, "factors": SCENARIO.multipliers, "rows": REFERENCE}
-    good |= {"favourable": same_for_all(), "visit_interval": VISIT, "product": product("ide-cel")}
+    good |= {"visit_interval": VISIT, "product": product("ide-cel")}
     with pytest.raises(ReinfuseError, match=words):
         attribute(**(good | changes))
 
 
-def test_settings_out_of_range_are_named():
-    with pytest.raises(ReinfuseError, match="quantile is"):
-        favourable_values(population(), quantile=0.3)
+def test_a_level_out_of_range_is_named():
     with pytest.raises(ReinfuseError, match="level is 1"):
         summarise_drivers(blame(healthy(1)), level=1.0)
 
@@ -334,7 +335,10 @@ def test_the_model_blames_the_mechanism_that_was_made_the_cause(key, changes):
 
 @pytest.mark.parametrize(
     ("key", "own", "better"),
-    [("resistance", {"KE": 2000.0}, {"KE": 100.0}), ("persistence", {"dE": 0.4, "dM": 0.1}, {"dE": 0.12, "dM": 0.005})],
+    [
+        ("resistance", {"KE": 2000.0}, {"KE": 100.0}),
+        ("short_persistence", {"dE": 0.4, "dM": 0.1}, {"dE": 0.12, "dM": 0.005}),
+    ],
 )
 def test_the_model_blames_what_is_far_from_favourable(key, own, better):
     patients = healthy(8, **own, B0=np.geomspace(5e10, 2e11, 8), r=np.linspace(0.01, 0.016, 8))

@@ -1,5 +1,6 @@
 import pytest
 
+from reinfuse.fits.retreatment.mechanisms import MECHANISMS
 from reinfuse.fits.retreatment.scenarios import GROUPS, HYPOTHESIS_NAMES, WORLDS, ScenarioError, load, parse
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.parameters import VARIANTS
@@ -56,12 +57,12 @@ def test_switches_become_multipliers():
 
 
 def test_worlds_that_are_no_others_to_a_model_are_left_out_unless_the_file_names_them():
-    held = VARIANTS["no-exhaustion"].parameters
-    gone = set(WORLDS) - set(parse(GOOD).for_model(held).worlds)
+    lacking = [each for each in MECHANISMS if each.absent(VARIANTS["no-exhaustion"].parameters)]
+    gone = [world for world in WORLDS if world not in parse(GOOD).without(lacking).worlds]
     assert [world.name for world in gone] == ["no exhaustion of CAR-T cells"]
-    assert tuple(parse(GOOD).for_model(VARIANTS["full"].parameters).worlds) == WORLDS
+    assert tuple(parse(GOOD).without([]).worlds) == WORLDS
     named = parse(GOOD + '[[world]]\nname = "no exhaustion of CAR-T cells"\nexhaustion = false\n')
-    assert named.for_model(held) == named
+    assert named.without(lacking) == named
 
 
 def test_an_own_product_is_known_in_its_file_only():

@@ -134,7 +134,14 @@ def test_who_does_not_relapse_has_no_benefit_and_no_second_course(prior: Inputs)
     np.testing.assert_array_equal(found[without, 0], 0.0)
 
 
-OTHER = World(name="other", host_dysfunction=0.5, antigen_loss_fraction=1e8, microenvironment=2.0)
+OTHER = World(
+    name="other",
+    host_dysfunction=0.5,
+    antigen_loss_fraction=1e8,
+    microenvironment=2.0,
+    resistance=2.0,
+    short_persistence=0.5,
+)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +156,7 @@ def test_derivatives_of_the_adjoint_are_those_of_differences(
     smooth = np.exp(0.3 * np.linspace(-REACH, REACH, NODES))[:, None]
     middle = prior.at(np.zeros((1, prior.k)))
     middle[:, prior.names.index("fr")] = 5e-9  # which the other world takes across its limit
-    moved = ("rho", "tg", "dE", "dM", "feng", "KA", "gT", "f0 cilta-cel", "bR", "fr", "bK")
+    moved = ("rho", "tg", "dE", "dM", "KE", "feng", "KA", "gT", "f0 cilta-cel", "bR", "fr", "bK")
     chosen = [i for i, n in enumerate(prior.names) if n in moved]
     some = prior.only([prior.names[i] for i in chosen])
     some = replace(some, quantiles=middle[:, chosen] * smooth)
