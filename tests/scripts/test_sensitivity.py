@@ -44,7 +44,11 @@ def test_worlds_stand_beside_each_other(tmp_path: Path) -> None:
     assert total["cmax (as assumed)", "bR"] > 0
     assert total["cmax (no host T-cell dysfunction)", "bR"] == 0, "which it switches off"
     figures = {file.name for file in (place / "figures").iterdir()}
-    assert {"ranked_cmax_no_host_T_cell_dysfunction.png", "over_time_transgene_as_assumed.png", "heat_map.csv"} <= figures
+    assert {
+        "ranked_cmax_no_host_T_cell_dysfunction.png",
+        "over_time_transgene_as_assumed.png",
+        "heat_map.csv",
+    } <= figures
     said = json.loads((place / "run.json").read_text(encoding="utf-8"))
     assert [world["name"] for world in said["worlds"]] == names
     assert said["courses_per_run"] == 2
