@@ -32,6 +32,9 @@ type Say = Callable[[str], None]
 type Effort = Literal["weights", "matching", "refit"]
 
 VARIANTS_FOLDER: Final = "variants"
+#: What a comparison leaves behind (`reinfuse compare`): its table, and the rest of it.
+TABLE_FILE: Final = "compare.csv"
+WORDS_FILE: Final = "compare.json"
 FEW_ERRORS: Final = 2.0  # standard errors below which a difference is a tie
 SMALL: Final = 4.0  # difference of elpd below which it is one, whatever its standard error (Sivula et al. 2020)
 TOP: Final = 5

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from reinfuse.fits.ranking import Entry, Ranking
 
-TABLE_FILE, PATIENTS_FILE, WORDS_FILE, FIGURE = "compare.csv", "patients.csv", "compare.json", "elpd_differences"
+PATIENTS_FILE, FIGURE = "patients.csv", "elpd_differences"
 KEPT = "left_out"
 
 
@@ -45,7 +45,7 @@ def command(
     console = Console()
     console.print(NOTICE, style="dim")
     with progress("Starting", 1) as tick:
-        from reinfuse.fits.ranking import enter, gather, names_of, rank
+        from reinfuse.fits.ranking import TABLE_FILE, WORDS_FILE, enter, gather, names_of, rank
 
         tick(1)
     from reinfuse.fits.run import versions
@@ -79,6 +79,7 @@ def command(
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "versions": versions(),
         "seed": seed,
+        "cohort_sha256": str(folders[0].provenance["cohort_sha256"]),
         "runs": {entry.name: str(folder.path) for entry, folder in zip(entries, folders, strict=True)},
         "words": ranking.words,
         "drivers": {name: dict(found) for name, found in ranking.drivers.items()},

@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -51,6 +52,13 @@ def command(
             help="Scenarios; the bundled sequential ide-cel, cilta-cel study if left out.",
         ),
     ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of `reinfuse compare`: worlds that stand for its fits take their stacking weights.",
+        ),
+    ] = None,
     patients: Annotated[int, typer.Option(min=10, help="Virtual patients per scenario and world.")] = 1000,
     patient: Annotated[
         str | None, typer.Option(metavar="ID", help="Continue this patient of the run, by its own posterior.")
@@ -80,7 +88,7 @@ def command(
 
     Examples: `reinfuse retreat run --out retreat`, `reinfuse retreat --prior
     --scenarios mine.toml --out retreat`, `reinfuse retreat run --patient P7
-    --out p7`
+    --out p7`, `reinfuse retreat run --weights compared --out retreat`
     """
     from rich.console import Console
 
@@ -91,12 +99,17 @@ def command(
         raise ReinfuseError(f"{seen} given; name the folder of a fit, or add --prior, not both")
     if prior and patient is not None:
         raise ReinfuseError(f"--patient {patient} has no posterior without a RUN; name the folder of its fit")
+    if prior and weights is not None:
+        raise ReinfuseError(
+            f"--weights {weights} compares fits, and --prior has none; name the folder of a fit instead"
+        )
     console = Console()
     console.print(escape(NOTICE), style="bold")
     retreat(
         run=run,
         out=out,
         scenarios=scenarios,
+        weights=weights,
         patients=patients,
         patient=patient,
         draws=draws,
@@ -115,6 +128,7 @@ def retreat(
     run: Path | None,
     out: Path,
     scenarios: Path | None = None,
+    weights: Path | None = None,
     patients: int = 1000,
     patient: str | None = None,
     draws: int = 100,
@@ -136,6 +150,8 @@ def retreat(
         Folder for the results.
     scenarios
         Scenario file; the bundled one when None.
+    weights
+        Folder of `reinfuse compare` that worlds take their weights from; None: those of the scenario file.
     patients, patient, draws, seed
         Virtual patients per arm, the real patient to continue, draws of the population, seed.
     options
@@ -160,6 +176,13 @@ def retreat(
     file = load(scenarios)
     population = _population(run, file, patient, draws, seed, options)
     file = file.without(population.lacking)
+    weighed: list[str] = []
+    if run is not None and weights is not None:
+        from reinfuse.fits.retreatment.world_weights import weigh
+        from reinfuse.fits.run import RunFolder
+
+        cohort = str(RunFolder.open(run).provenance["cohort_sha256"])
+        file, weighed = weigh(file, weights, cohort=cohort, lacking=population.lacking)
     place = folder.prepare(out, force=force)
     unfinished = place / folder.UNFINISHED_FILE
     try:
@@ -179,6 +202,8 @@ def retreat(
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2**31,)))
         with progress("Tables", 1.0) as tick:
             found = analyse(experiment, file, population, rng=rng, seed=seed, explain=explain, progress=tick)
+        if weighed:
+            found = replace(found, words={"How the worlds are weighed": weighed, **found.words})
         with progress("Figures", 1.0) as tick:
             figures = draw(found, experiment, file, population, rng=rng, seed=seed)
             tick(1.0)
@@ -195,6 +220,7 @@ def retreat(
                 "patient": patient,
                 "draws": population.n_draws,
                 "weights": file.weights,
+                "weights_from": None if weights is None else weights.name,
                 "acceptance": folder.acceptance_table(experiment.acceptance),
                 "failures": experiment.failures,
                 "drawn_from_prior": sorted(population.prior_only),
