@@ -1,15 +1,19 @@
 """`reinfuse retreat` from the command line, on the toy simulator."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from reinfuse.fits import ranking
 from reinfuse.fits.retreatment import block
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.scripts.main import build
 
+from ..test_ranking import entry
 from .conftest import TEXT, toy
 from .test_virtual_patients import write_run
 
@@ -96,10 +100,33 @@ def test_a_run_to_tables(reinfuse, tmp_path, toy_scenarios):
     assert "no data with second infusions stand behind it" in " ".join(written["caveats"])
 
 
+def test_what_compare_writes_weighs_the_worlds(reinfuse, tmp_path, toy_scenarios, monkeypatch):
+    runs = [write_run(tmp_path / name, variant=name).path for name in ("full", "no-dysfunction")]
+    better = np.linspace(-6.0, -5.0, 10)
+    found = {"full": entry("full", better), "no-dysfunction": entry("no-dysfunction", better - [0.5, -0.4] * 5)}
+    monkeypatch.setattr(ranking, "enter", lambda folder, name, **_: replace(found[name], variant=name))
+    compared, out = tmp_path / "compared", tmp_path / "out"
+    assert CliRunner().invoke(build(), ["compare", *map(str, runs), "--out", str(compared)]).exit_code == 0
+    words = ["--scenarios", toy_scenarios, "--weights", compared, "--out", out, "--patients", 20, "--no-explain"]
+    result = reinfuse(runs[0], *words)
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv(compared / "compare.csv").set_index("variant")["weight_stacking"]
+    assert 0.05 < table["full"] < 0.95
+    written = json.loads((out / "run.json").read_text())
+    assert written["weights"] == pytest.approx({"as assumed": table["full"], "null": table["no-dysfunction"]}, abs=1e-5)
+    assert written["weights_from"] == "compared"
+    assert "'null' (no-dysfunction)" in " ".join(result.output.split())
+    assert written["words"]["How the worlds are weighed"][0].startswith("Weights by stacking")
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (["--prior"], "--out is missing"),
+        (
+            ["--prior", "--weights", "compared", "--out", "OUT"],
+            "--weights compared compares fits, and --prior has none",
+        ),
         (["--prior", "--patient", "P1", "--out", "OUT"], "P1 has no posterior without a RUN"),
         (["--out", "OUT"], "neither a RUN nor --prior"),
         (["gone", "--prior", "--out", "OUT"], "both gone and --prior"),

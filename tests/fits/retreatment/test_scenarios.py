@@ -1,3 +1,6 @@
+from importlib import resources
+from pathlib import Path
+
 import pytest
 
 from reinfuse.fits.retreatment.mechanisms import MECHANISMS
@@ -46,6 +49,17 @@ def test_the_bundled_file_asks_what_it_promises():
     assert by_name["no second infusion"].second_label == "none"
     # every arm shares its first courses with the anchor, patient by patient
     assert {scenario.first_key(WORLDS[0]) for scenario in file.scenarios} == {anchor.first_key(WORLDS[0])}
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS, ids=lambda mechanism: mechanism.key)
+def test_every_hypothesis_is_explained_where_users_look(mechanism):
+    bundled = resources.files("reinfuse.fits.retreatment").joinpath("data", "sequential_bcma.toml").read_text("utf-8")
+    (line,) = [line for line in bundled.splitlines() if line.startswith(f"{mechanism.key} = ")]
+    page = (Path(__file__).parents[3] / "docs" / "retreatment.md").read_text("utf-8")
+    (row,) = [row for row in page.splitlines() if row.startswith(f"| `{mechanism.key}` | {mechanism.words} |")]
+    for name in (*mechanism.parameters, *mechanism.product_fields):
+        assert name in line.partition("#")[2]
+        assert f"`{name}`" in row
 
 
 def test_switches_become_multipliers():
