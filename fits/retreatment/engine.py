@@ -235,11 +235,11 @@ def caveats(
         )
     bounds = {world.name: world.weight for world in file.worlds if world.is_bound}
     if bounds:
-        weighed = ", ".join(name for name, weight in bounds.items() if weight) or "none of them"
+        weighed = ", ".join(f"{name!r}" for name, weight in bounds.items() if weight) or "none of them"
         said.append(
-            f"In {', '.join(bounds)}, every patient kills, or keeps CAR-T cells, at least as well as the best "
-            f"{1 - FAVOURABLE:.0%} of the population. That is a bound and no possible population: of these worlds, "
-            f"{weighed} counts in the stacked answer."
+            f"Bounds, and no possible populations: {', '.join(map(repr, bounds))}. There, every patient kills, or "
+            f"keeps CAR-T cells, at least as well as the best {1 - FAVOURABLE:.0%} of the population. In the stacked "
+            f"answer counts {weighed}."
         )
     no_data = "B0" in population.prior_only
     if no_data:

@@ -271,6 +271,14 @@ def test_hazards_need_the_model_that_has_them(run, population):
         run(text, population)
 
 
+def test_worlds_that_are_bounds_are_named_with_whether_they_count(run):
+    text = HEAD + ONE_WORLD + '[[world]]\nname = "no resistance"\nresistance = false\nweight = {}\n'
+    for weight, counts in ((0, "none of them"), (1, "'no resistance'")):
+        said = [each for each in run(text.format(weight), toy_population(), patients=5).caveats if "Bounds" in each]
+        assert [each.partition("counts ")[2] for each in said] == [f"{counts}."]
+    assert not any("Bounds" in each for each in run(HEAD, toy_population(), patients=5).caveats)
+
+
 def test_caveats_say_what_the_figures_rest_on(run, experiment):
     said = " ".join(experiment.caveats)
     for words in (

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
+from reinfuse.fits.retreatment.mechanisms import BETTER
 from reinfuse.fits.retreatment.virtual_patients import BOUNDS, FROM_PRIOR, OCCASIONS, from_prior, from_run
 from reinfuse.fits.run import RunFolder, provenance
 from reinfuse.model.errors import ReinfuseError
@@ -189,3 +190,21 @@ def test_fitted_occasion_noise_is_used(tmp_path):
 def test_a_run_without_posterior_is_refused(tmp_path):
     with pytest.raises(ReinfuseError, match=r"posterior\.nc"):
         read(write_run(tmp_path / "run", posterior=False))
+
+
+def test_what_patients_lack_is_held_off_or_the_same_in_all_of_them(tmp_path):
+    priors = prior(n_draws=7)
+    assert priors.lacking == ()
+    assert [each.key for each in priors.typical.lacking] == ["resistance", "short_persistence"]
+    run = from_run(write_run(tmp_path), rng=np.random.default_rng(1), products=[product("ide-cel")])
+    assert [each.key for each in run.lacking] == ["exhaustion", "resistance", "short_persistence"]
+
+
+def test_patients_stand_beside_the_favourable_of_their_own_draw():
+    priors = prior(n_draws=7)
+    patients = priors.sample(500, np.random.default_rng(0))
+    assert set(patients.favourable) == set(BETTER)
+    for name, values in patients.favourable.items():
+        np.testing.assert_array_equal(values, priors.favourable[name][patients.draw])
+    some = patients.subset(np.array([7, 3]))
+    assert some.favourable["KE"].tolist() == patients.favourable["KE"][[7, 3]].tolist()
