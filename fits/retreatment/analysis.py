@@ -11,13 +11,12 @@ from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.parameters import table
 
 from . import anchor, published_series
-from .arms import first_infusion, later_infusion
 from .block import BLOCK, Block, Work
 from .contrasts import UPPER_BOUND, choices, contrasts
 from .drivers import attribute, summarise_drivers
 from .engine import Experiment
 from .folder import TABLES
-from .frailty import TwoCourses, decompose
+from .frailty import decompose
 from .outcome_table import OutcomeTable
 from .scenarios import GROUPS, ScenarioFile
 from .statistics import STACKED, summarise
@@ -133,9 +132,9 @@ def analyse(
         _, tables["drivers"] = relapse_drivers(file, population, scenario=main_scenario(file), seed=seed)
         words["What drove the first relapses"] = _driven(tables["drivers"])
     tick(0.1)
-    if explain and not real and (plan := _two_courses(file)) is not None:
+    if explain and not real and any(scenario.later for scenario in file.scenarios):
         tables["frailty"], words["Why a long first response goes with a long second one"] = _decomposed(
-            population, plan, seed, level
+            file, population, seed
         )
     tick(0.2)
     caveats = [*experiment.caveats]
@@ -296,32 +295,21 @@ def _driven(table: pd.DataFrame) -> list[str]:
     return said
 
 
-def _decomposed(
-    population: SampledPopulation, plan: TwoCourses, seed: int, level: float
-) -> tuple[pd.DataFrame, list[str]]:
-    """Both tables of the decomposition in one; empty, with the reason, where too few patients progress."""
+def _decomposed(file: ScenarioFile, population: SampledPopulation, seed: int) -> tuple[pd.DataFrame, list[str]]:
+    """Both tables of the decomposition in one; empty, with the reason, where there is nothing to take apart."""
     try:
-        found = decompose(population, plan, per_draw=PER_DRAW, seed=seed, level=level)
+        found = decompose(
+            file,
+            population,
+            scenario=main_scenario(file),
+            per_draw=PER_DRAW,
+            seed=seed,
+            level=file.settings.level,
+        )
     except ReinfuseError as fault:
         return pd.DataFrame(), [f"Not taken apart: {fault}."]
     both = pd.concat({"ladder": found.ladder, "factors": found.attribution}, names=["part"])
     return both.reset_index(level="part"), list(found.sentences)
-
-
-def _two_courses(file: ScenarioFile) -> TwoCourses | None:
-    """The main scenario as the decomposition wants it."""
-    scenario = next(one for one in file.scenarios if one.name == main_scenario(file))
-    if not scenario.later:
-        return None
-    plan = scenario.later[0]
-    settings = file.settings
-    return TwoCourses(
-        first=first_infusion(scenario, file),
-        second=later_infusion(plan, file, np.zeros(())),
-        days_after_progression=plan.days_after_progression,
-        follow_up_months=min(settings.first_horizon_months, settings.second_horizon_months),
-        rules=settings.rules,
-    )
 
 
 def relapse_drivers(

@@ -7,39 +7,35 @@ that the scenario looks at. Those kept go through their later courses under ever
 same luck. Nothing here edits a patient.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from reinfuse.model.branch import Start, states
-from reinfuse.model.course import Engager, Infusion, resolve
+from reinfuse.model.branch import states
+from reinfuse.model.course import Engager, Infusion
 from reinfuse.model.extinction import extinction_chance
 from reinfuse.model.judgement import judgement_days
 from reinfuse.model.parameters import DAYS_PER_MONTH, table
 from reinfuse.model.simulate import simulate_population, solved
-from reinfuse.model.stopping import Stopping
 
 from .arms import (
-    BEFORE_THERAPY,
     arm_parameters,
-    engager,
     first_infusion,
     later_infusion,
-    next_infusion_day,
     product_of,
     slot_parameters,
 )
+from .later import First, Later
 from .luck import Luck
 from .outcomes import (
-    ANTIGEN_LOSS_SHARE,
     CourseOutcome,
-    Flags,
     Floats,
     Groups,
     Integers,
@@ -47,7 +43,7 @@ from .outcomes import (
     read_course,
     selected,
 )
-from .scenarios import Scenario, ScenarioFile, SecondCourse, World
+from .scenarios import Scenario, ScenarioFile, World
 from .virtual_patients import PopulationDraws, VirtualPatients
 
 #: `reinfuse.model.simulate.simulate_population`, or what stands in for it: course, times, parameters, options,
@@ -153,21 +149,6 @@ class Part:
         return len(self.columns["patient"])
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _First:
-    """First courses of a block under one treatment and one set of hypotheses."""
-
-    outcome: CourseOutcome
-    group: Groups
-    simulated: Flags
-    judged: Flags
-    visits: dict[str, Floats]  # (n, visits): M-protein, of the untreated relapse too, and the states to branch from
-
-    @property
-    def eligible(self) -> Flags:
-        return np.asarray(self.simulated & self.judged & self.outcome.progressed)
-
-
 def run_block(task: Block) -> list[Part]:
     """Do a block.
 
@@ -217,7 +198,7 @@ class Work:
 
     def parts(self) -> list[list[Part]]:
         """Go through the arms; those with the same first course share it. Parts by block and arm."""
-        firsts: dict[Any, _First] = {}
+        firsts: dict[Any, First] = {}
         found: list[list[Part]] = [[] for _ in range(self.task.count)]
         for arm in self.task.arms:
             scenario, world = self.file.scenarios[arm[0]], self.file.worlds[arm[1]]
@@ -225,7 +206,7 @@ class Work:
             if key not in firsts:
                 firsts[key] = self._first(scenario, world)
             acceptance, rows = self._keep(scenario, firsts[key])
-            columns = _Later(self, scenario, world, firsts[key], rows).columns()
+            columns = Later(self, scenario, world, firsts[key], rows).columns()
             ends = np.searchsorted(rows, BLOCK * np.arange(self.task.count + 1))
             for b, (low, high) in enumerate(pairwise(ends)):
                 own = {name: values[low:high] for name, values in columns.items()}
@@ -238,6 +219,19 @@ class Work:
         first = self._first(scenario, world)
         rows = self._keep(scenario, first)[1]
         return rows, first.group[rows]
+
+    def later(self, arm: Arm) -> Later:
+        """Patients of an arm, and the courses that follow their first."""
+        scenario, world = self.file.scenarios[arm[0]], self.file.worlds[arm[1]]
+        first = self._first(scenario, world)
+        return Later(self, scenario, world, first, self._keep(scenario, first)[1])
+
+    def without(self, names: Iterable[str]) -> Self:
+        """The same candidates with the same luck, some of their parameters at 0."""
+        held = {name: np.zeros(self.size) for name in names}
+        other = copy(self)
+        other.virtual = replace(self.virtual, parameters={**self.virtual.parameters, **held})
+        return other
 
     def first_again(self, scenario: Scenario, rows: Integers) -> Callable[[VirtualPatients], CourseOutcome]:
         """What follows the first courses of the same candidates with other parameters, which are taken as they are."""
@@ -352,7 +346,7 @@ class Work:
         )
         return outcome.or_cured(found.both, self.luck.extinct[rows, k - 1], death_days=death, follow_up=days)
 
-    def _first(self, scenario: Scenario, world: World) -> _First:
+    def _first(self, scenario: Scenario, world: World) -> First:
         everyone = np.arange(self.size)
         infusion = self.first_infusion(scenario)
         parameters = arm_parameters(self.virtual, scenario, world, [infusion], self.rows)
@@ -362,7 +356,7 @@ class Work:
         if self.population.observed is not None:
             outcome = self.population.observed.condition(outcome)
         at = np.searchsorted(simulated["time"].to_numpy(), self.visits(self.first_days))
-        return _First(
+        return First(
             outcome=outcome,
             group=classify(outcome),
             simulated=solved(simulated["status"].to_numpy()),
@@ -373,7 +367,7 @@ class Work:
             },
         )
 
-    def _keep(self, scenario: Scenario, first: _First) -> tuple[list[Acceptance], Integers]:
+    def _keep(self, scenario: Scenario, first: First) -> tuple[list[Acceptance], Integers]:
         """Candidates that become patients of an arm, and by block the others counted by reason."""
         if self.population.observed is None:
             chosen = first.eligible & selected(first.outcome, first.group, scenario)
@@ -397,106 +391,6 @@ class Work:
         return acceptance, np.flatnonzero(wanted & (wanted.cumsum(axis=1) <= self.task.most))
 
 
-class _Later:
-    """Later courses of the patients of one arm."""
-
-    def __init__(self, work: Work, scenario: Scenario, world: World, first: _First, rows: Integers) -> None:
-        self.work, self.scenario, self.world, self.first, self.rows = work, scenario, world, first, rows
-        self.virtual = work.virtual.subset(rows)
-        self.course: list[Infusion] = [work.first_infusion(scenario)]
-        self.failed = np.zeros(rows.size, dtype=np.bool_)
-
-    def columns(self) -> dict[str, NDArray[Any]]:
-        """The arm's rows, by column of `outcome_table`, labels as codes."""
-        first, rows = self.first.outcome.take(self.rows), self.rows
-        plans: Sequence[SecondCourse | None] = self.scenario.later or (None,)
-        progression = first.progression_days.astype(np.float64)
-        day = self._next_day(progression, plans[0])
-        out: dict[str, NDArray[Any]] = {
-            "patient": self.work.numbers[rows],
-            "draw": self.virtual.draw,
-            "group": self.first.group[rows],
-            "antigen_loss": first.antigen_low > ANTIGEN_LOSS_SHARE,
-            "infusion_day": day,
-        }
-        courses: dict[str, NDArray[Any]] = dict(first.columns(1))
-        given = np.ones(rows.size, dtype=np.int8)
-        for k, plan in enumerate(plans, start=2):
-            day = day if k == 2 else self._next_day(progression, plan)
-            waited = np.where(np.isfinite(day), day, np.inf) - np.where(np.isfinite(day), progression, 0.0)
-            death = self.work.death_days(self.work.luck.death(k), rows) - waited
-            infused = np.isfinite(day) & (death > 0) & (given == k - 1)
-            outcome, dysfunction = self._one(k, plan, day, np.maximum(death, 0.0))
-            courses |= outcome.columns(k, exposed=plan is not None)
-            if k == 2:
-                out |= {"infused": infused, "q_apheresis": dysfunction}
-                courses["pfs_from_relapse_days"] = waited + outcome.pfs_days
-            given = np.where(infused, k, given).astype(np.int8)
-            over = infused & (outcome.progressed)
-            progression = np.where(over, day + outcome.progression_days, np.inf)
-        return out | {"failed": self.failed, "courses": given} | courses
-
-    def _next_day(self, progression: Floats, plan: SecondCourse | None) -> Floats:
-        """Day of the next infusion; +inf where there is none."""
-        begin = progression
-        if self.scenario.wait_and_see and plan is self.scenario.second:
-            begin = self._risen(progression)
-        return next_infusion_day(begin, self.scenario if plan is None else plan)
-
-    def _risen(self, progression: Floats) -> Floats:
-        """First visit from progression on at which M-protein has risen as far as the scenario waits for."""
-        protein, visits = self.first.visits["mprotein"][self.rows], self.work.visits(self.work.first_days)
-        at = np.searchsorted(visits, np.where(np.isfinite(progression), progression, 0.0))
-        then = np.take_along_axis(protein, np.minimum(at, visits.size - 1)[:, None], axis=1)
-        beyond = (protein >= self.scenario.wait_rise * then) & (visits >= progression[:, None])
-        return np.where(beyond.any(axis=1), visits[beyond.argmax(axis=1)], np.inf)
-
-    def _one(self, k: int, plan: SecondCourse | None, day: Floats, death: Floats) -> tuple[CourseOutcome, Floats]:
-        """Course ``k`` of those who get to it; the others have the outcome of nobody."""
-        work, who = self.work, np.flatnonzero(np.isfinite(day))
-        antibody = None
-        if plan is not None:
-            self.course.append(later_infusion(plan, work.file, day))
-        elif self.scenario.bispecific:
-            antibody = engager(work.file.bispecific, day[who], work.luck.antibody[self.rows[who]])
-        dysfunction = np.full(day.size, np.nan)
-        if not who.size:
-            return CourseOutcome.nobody(day.size), dysfunction
-        course = [self.course[0], *(_of_some(infusion, who) for infusion in self.course[1:])]
-        parameters = arm_parameters(self.virtual.subset(who), self.scenario, self.world, course, work.rows)
-        more = self._shortcuts(who, course, day, death[who]) if work.branching else {}
-        simulated = work.follow(course, parameters, days=work.later_days, since=day[who], antibody=antibody, **more)
-        outcome = work.judge(k, simulated, self.rows[who], parameters, days=work.later_days, death=death[who])
-        self.failed[who] |= ~solved(simulated["status"].to_numpy())
-        if plan is not None:
-            dysfunction[who] = simulated[f"Qaph{k}"].transpose("patient", "time").to_numpy()[:, 0]
-        return outcome.scattered(who, day.size), dysfunction
-
-    def _shortcuts(self, who: Integers, course: Sequence[Infusion], day: Floats, death: Floats) -> dict[str, Any]:
-        """What spares the simulator the past, and what cannot change the judgement."""
-        work, more = self.work, {"start": self._start(who, course, day)}
-        if work.file.settings.extinction:  # that reads the whole course
-            return more
-        rules = None if work.by_hazard else work.rules
-        return more | {"stopping": Stopping(death_days=death, follow_up=work.later_days, rules=rules)}
-
-    def _start(self, who: Integers, course: Sequence[Infusion], day: Floats) -> Start:
-        """The first course at the last visit before cells are taken for the next infusion, or a comparator begins."""
-        until = day[who]
-        for item in resolve(course)[1:]:
-            taken = np.where(item.apheresis_day > BEFORE_THERAPY, item.apheresis_day, np.inf)
-            until = np.minimum(until, np.minimum(taken, np.nextafter(item.day, 0.0)))
-        days = self.work.visits(self.work.first_days)
-        at = last_visit(days, until)
-        rows = self.rows[who]
-        return Start(day=days[at], state={name: self.first.visits[name][rows, at] for name in self.work.states})
-
-
-def last_visit(days: Floats, until: Floats) -> Integers:
-    """Place of the last visit up to and with each day; the first visit is the infusion itself."""
-    return np.asarray(np.searchsorted(days, until, side="right") - 1)
-
-
 def _together(groups: Sequence[VirtualPatients]) -> VirtualPatients:
     """Groups of candidates joined into one."""
     first = groups[0]
@@ -508,11 +402,6 @@ def _together(groups: Sequence[VirtualPatients]) -> VirtualPatients:
         favourable={name: np.concatenate([group.favourable[name] for group in groups]) for name in first.favourable},
         clipped=sum(group.clipped for group in groups),
     )
-
-
-def _of_some(infusion: Infusion, who: Integers) -> Infusion:
-    """The same infusion, for some of the patients."""
-    return replace(infusion, day=np.asarray(infusion.day)[who])
 
 
 def _models_own() -> Simulator:

@@ -22,7 +22,8 @@ from reinfuse.model.simulate import simulate_population, solved
 from reinfuse.model.stopping import Stopping
 
 from ..retreatment.arms import BEFORE_THERAPY, arm_parameters, first_infusion, later_infusion, next_infusion_day
-from ..retreatment.block import TOLERANCE, last_visit
+from ..retreatment.block import TOLERANCE
+from ..retreatment.later import last_visit
 from ..retreatment.outcomes import CourseOutcome, read_course
 from ..retreatment.scenarios import Scenario, ScenarioFile, World
 from ..retreatment.virtual_patients import OptionsName, VirtualPatients

@@ -29,9 +29,8 @@ def test_relapses_of_nobody_have_no_driver(nobody):
 
 
 def test_too_few_relapses_to_take_apart_are_told(monkeypatch):
-    plan = analysis._two_courses(scenarios.parse(WORLD + TEXT))
     monkeypatch.setattr(analysis, "PER_DRAW", 5)
-    table, said = analysis._decomposed(toy_population(), plan, 1, 0.95)
+    table, said = analysis._decomposed(scenarios.parse(WORLD + TEXT), toy_population(), 1)
     assert table.empty
     assert said[0].startswith("Not taken apart: per_draw is 5")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reinfuse.fits.retreatment import block, engine, scenarios
+from reinfuse.fits.retreatment import block, engine, later, scenarios
 from reinfuse.fits.retreatment.virtual_patients import from_prior
 from reinfuse.model.simulate import simulate_population
 
@@ -117,8 +117,8 @@ def test_outcomes_are_those_of_whole_simulations(run, branched):
 
 @pytest.mark.parametrize("earlier", [1, 5, 1000], ids=["a visit", "five visits", "the first infusion"])
 def test_it_does_not_matter_from_which_earlier_visit_on(run, branched, monkeypatch, earlier):
-    chosen = block.last_visit
-    monkeypatch.setattr(block, "last_visit", lambda days, until: np.maximum(chosen(days, until) - earlier, 0))
+    chosen = later.last_visit
+    monkeypatch.setattr(later, "last_visit", lambda days, until: np.maximum(chosen(days, until) - earlier, 0))
     assert_same_outcomes(run().frame(), branched)
 
 

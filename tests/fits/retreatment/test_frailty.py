@@ -3,20 +3,33 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
-import xarray as xr
 
-from reinfuse.fits.retreatment import frailty
-from reinfuse.fits.retreatment.frailty import ByDraw, TwoCourses
-from reinfuse.fits.retreatment.virtual_patients import SampledPopulation, VirtualPatients, from_prior
-from reinfuse.model.course import Infusion
+from reinfuse.fits.retreatment import frailty, recombined, scenarios
+from reinfuse.fits.retreatment.block import Block, Work
+from reinfuse.fits.retreatment.statistics import rank_correlation
+from reinfuse.fits.retreatment.virtual_patients import SampledPopulation, from_prior
+from reinfuse.fits.retreatment.within_draws import ByDraw, averaged, within_draws
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.parameters import table, to_transformed
 from reinfuse.model.products import product
-from reinfuse.model.simulate import simulate_population
+from reinfuse.model.response import Response
 
-PLAN = TwoCourses(first=Infusion(product="ide-cel"), second=Infusion(product="cilta-cel", bridging=0.3))
-N = 120
+TEXT = """
+[[scenario]]
+name = "twice"
+first.product = "ide-cel"
+second.product = "cilta-cel"
+second.bridging = 0.3
+
+[[scenario]]
+name = "once"
+first.product = "ide-cel"
+no_second = true
+"""
+FILE = scenarios.parse(TEXT)
+TWICE = (0, 0)
 
 
 def prior(n_draws, options="reference"):
@@ -44,114 +57,82 @@ def at_prior_medians(n_draws) -> SampledPopulation:
 
 @pytest.fixture(scope="module", params=["reference", "real"])
 def treated(request):
-    """Candidates who get a second infusion, with the options of their parameters."""
-    options = request.param
-    candidates = prior(40, options).sample(N, np.random.default_rng(1))
-    luck = np.random.default_rng(2).standard_exponential((N, 2))
-    first = frailty.first_course(candidates, PLAN, options=options, luck=luck)
-    rows = first.again
-    assert rows.sum() > N / 2
-    return options, candidates.subset(rows), first, rows
+    """Candidates of a block who get a second infusion, and the block's rows of outcomes."""
+    work = Work(Block(number=0, seed=1, file=FILE, population=prior(40, request.param), arms=(TWICE,)))
+    later = work.later(TWICE)
+    return request.param, later.only(later.infused), work.parts()[0][0].columns
 
 
-def two_infusions(patients, day, options, *, first_survives=None):
-    """The second course as it is: two infusions in one simulation, read at visits after the second."""
-    visits = frailty._visits(PLAN)
-    times = np.unique(np.append(day[:, None] + visits, 0.0))
-    slots = {f"occ_{slot}": patients.occasion[:, slot - 1] for slot in (1, 2)}
-    for (name, field), values in patients.fields.items():
-        slots[f"{field}_{1 if name == 'ide-cel' else 2}"] = values
-    if first_survives is not None:
-        slots["survive_2"] = np.full(patients.n, first_survives)
-    made = simulate_population(
-        course=[PLAN.first, Infusion(product="cilta-cel", day=day, bridging=0.3)],
-        times=times,
-        parameters={**patients.parameters, **slots},
-        options=options,
-        readouts=("Ts", "Tr", "mprotein"),
-        land=False,
-    )
-    place = np.searchsorted(times, day[:, None] + visits)
-    data = {
-        name: (("patient", "time"), np.take_along_axis(made[name].to_numpy(), place, axis=1))
-        for name in ("Ts", "Tr", "mprotein")
-    }
-    return xr.Dataset(data, coords={"time": visits})
+def test_with_everything_own_it_is_the_second_course_of_the_experiment(treated):
+    _, later, rows = treated
+    assert later.rows.size > 300
+    kept = rows["infused"]
+    np.testing.assert_array_equal(rows["patient"][kept], later.rows)
+    np.testing.assert_array_equal(rows["pfs_days_1"][kept], later.outcome.pfs_days)
+    other = np.roll(np.arange(later.rows.size), 1)
+    patients, state = recombined.recombined(later.virtual, later.before.state, other, recombined.EVERYTHING)
+    for again in (later.second(), later.second(patients=patients, state=state)):
+        np.testing.assert_array_equal(rows["pfs_days_2"][kept], again.pfs_days)
+        np.testing.assert_array_equal(rows["best_2"][kept], again.best)
 
 
-def test_without_what_is_left_out_the_restart_is_the_same_equation(treated):
-    options, patients, _, _ = treated
-    immune_free = VirtualPatients(
-        parameters={**patients.parameters, "alA": np.zeros(patients.n)},
-        draw=patients.draw,
-        fields=patients.fields,
-        occasion=patients.occasion,
-    )
-    luck = np.full((patients.n, 2), 1e6)
-    first = frailty.first_course(immune_free, PLAN, options=options, luck=luck)
-    some = np.flatnonzero(first.again)
-    kept, state = immune_free.subset(some), frailty._subset(first.state, some)
-    truth = two_infusions(kept, state.day, options, first_survives=1e-200)
-    again = frailty.second_course(kept, state, PLAN, options=options)
-    for name in ("burden", "Ts", "mprotein"):
-        here, there = (made["Ts"] + made["Tr"] if name == "burden" else made[name] for made in (again, truth))
-        apart = np.abs(np.log(here.to_numpy() + 1.0) - np.log(there.to_numpy() + 1.0)).max(axis=1)
-        assert np.quantile(apart, 0.95) < 1e-3, name
-        assert np.median(apart) < 1e-5, name
-
-
-def test_with_it_the_second_pfs_is_that_of_the_two_infusions(treated):
-    options, patients, first, rows = treated
-    death = first.death_days[rows]
-    state = frailty._subset(first.state, rows)
-    truth = frailty._pfs(two_infusions(patients, state.day, options), death, PLAN)
-    again = frailty._pfs(frailty.second_course(patients, state, PLAN, options=options), death, PLAN)
-    np.testing.assert_array_equal(np.isfinite(truth), np.isfinite(again))
-    known = np.isfinite(truth)
-    assert known.mean() > 0.97
-    truth, again = truth[known], again[known]
-    assert np.mean(truth == again) > 0.85
-    assert np.mean(np.abs(truth - again) <= PLAN.rules.visit_interval) > 0.93
-    mine, theirs = (frailty.rank_correlation(first.pfs_days[rows][known], pfs) for pfs in (again, truth))
-    assert mine == pytest.approx(theirs, abs=0.06)
+def test_with_everything_anothers_it_is_the_others_second_course_but_for_chance(treated):
+    """Two patients of the same draw on the same day without luck of their own: each gets the other's course."""
+    _, later, _ = treated
+    draw, at = later.virtual.draw, later.before.day
+    pairs = [(i, j) for i in range(at.size) for j in range(i) if draw[i] == draw[j] and at[i] == at[j]][:40]
+    assert len(pairs) == 40
+    other = np.arange(at.size)
+    places = np.arange(at.size)
+    for i, j in pairs:
+        other[i], places[i] = j, j
+    calm = replace(later.virtual, occasion=np.zeros_like(later.virtual.occasion))
+    later.death[:] = 1e6
+    own = later.second(patients=calm)
+    patients, state = recombined.recombined(calm, later.before.state, other, frozenset())
+    anothers = later.second(patients=patients, state=state)
+    taken = np.array([i for i, _ in pairs])
+    np.testing.assert_allclose(anothers.pfs_days[taken], own.pfs_days[places[taken]])
+    assert np.ptp(own.pfs_days[taken]) > 100
 
 
 def test_every_parameter_that_differs_between_patients_is_somebodys():
-    named = {name for names in frailty.PARAMETERS_OF.values() for name in names}
-    # states at the second infusion stand for these, or nothing in the second course depends on them
-    states = {"B0", "fr", "P0", "Q0", "kQon", "kQoff"}
-    unused = {"kS", "S0", "sS", "Sbg", "gT"}
+    named = {name for names in recombined.PARAMETERS_OF.values() for name in names}
+    unused = {"fr", "kS", "S0", "sS", "Sbg", "gT"}  # no second course, given its state, depends on these
     for options in ("reference", "real"):
         differing = {name for name, row in table(options).items() if row.iiv > 0}
-        assert differing <= named | states | unused
-    assert not named & (states | unused)
-    assert sum(len(names) for names in frailty.PARAMETERS_OF.values()) == len(named)
+        assert differing <= named | unused
+    assert not named & unused
+    assert sum(len(names) for names in recombined.PARAMETERS_OF.values()) == len(named)
 
 
 def test_donors_are_others_of_the_same_draw():
     draw = np.array([0, 1, 0, 1, 0, 2, 1, 0])
-    other = frailty.donors(draw, np.random.default_rng(3))
+    other = recombined.donors(draw, np.random.default_rng(3))
     assert sorted(other) == list(range(8))
     assert (draw[other] == draw).all()
     assert set(np.flatnonzero(other == np.arange(8))) == {5}, "alone in its draw"
 
 
-def test_all_parts_own_is_the_patient_and_none_is_the_donor(treated):
-    _, patients, first, rows = treated
-    state = frailty._subset(first.state, rows)
+def test_each_part_takes_its_own_states_along(treated):
+    _, later, _ = treated
+    patients, state = later.virtual, later.before.state
     other = np.roll(np.arange(patients.n), 1)
-    same, same_state = frailty.recombined(patients, state, other, frailty.EVERYTHING)
-    for name, values in patients.parameters.items():
-        np.testing.assert_array_equal(same.parameters[name], values)
-    np.testing.assert_array_equal(same_state.burden, state.burden)
-    theirs, their_state = frailty.recombined(patients, state, other, frozenset())
-    for name in ("r", "rho", "k", "kP"):
-        np.testing.assert_array_equal(theirs.parameters[name], patients.parameters[name][other])
-    for name in ("burden", "antigen_low", "mprotein", "secretion", "dysfunction"):
-        np.testing.assert_array_equal(getattr(their_state, name), getattr(state, name)[other])
-    np.testing.assert_array_equal(theirs.occasion, patients.occasion)
+    low = state["Tr"] / (state["Ts"] + state["Tr"])
+    for factor in recombined.FACTORS:
+        own = recombined.EVERYTHING - {factor}
+        some, theirs = recombined.recombined(patients, state, other, own)
+        for name, values in patients.parameters.items():
+            whose = other if name in recombined.PARAMETERS_OF[factor] else np.arange(patients.n)
+            np.testing.assert_array_equal(some.parameters[name], values[whose])
+        burden = theirs["Ts"] + theirs["Tr"]
+        np.testing.assert_allclose(burden, np.roll(state["Ts"] + state["Tr"], factor == recombined.BURDEN))
+        np.testing.assert_allclose(theirs["Tr"] / burden, np.roll(low, factor == recombined.ANTIGEN))
+        np.testing.assert_array_equal(theirs["Q"], np.roll(state["Q"], factor == recombined.DYSFUNCTION))
+        np.testing.assert_array_equal(theirs["E1"], np.roll(state["E1"], factor == recombined.T_CELLS))
+        np.testing.assert_array_equal(some.occasion, patients.occasion)
     with pytest.raises(ReinfuseError, match="unknown factor 'luck'"):
-        frailty.recombined(patients, state, other, frozenset({"luck"}))
+        recombined.recombined(patients, state, other, frozenset({"luck"}))
 
 
 def by_draw(values):
@@ -160,17 +141,17 @@ def by_draw(values):
 
 
 def test_shapley_values_share_out_the_whole_and_know_sums_from_interactions():
-    weight = {factor: 2.0**place for place, factor in enumerate(frailty.FACTORS)}
-    growth, dysfunction = frailty.GROWTH, frailty.DYSFUNCTION
+    weight = {factor: 2.0**place for place, factor in enumerate(recombined.FACTORS)}
+    growth, dysfunction = recombined.GROWTH, recombined.DYSFUNCTION
     worth = {}
-    for some in frailty.coalitions():
+    for some in recombined.coalitions():
         together = 6.0 if {growth, dysfunction} <= some else 0.0
         worth[some] = by_draw([sum(weight[factor] for factor in some) + together])
-    found = frailty.shapley(worth)
-    for factor in frailty.FACTORS:
+    found = recombined.shapley(worth)
+    for factor in recombined.FACTORS:
         extra = 3.0 if factor in (growth, dysfunction) else 0.0
         assert found[factor].all[0] == pytest.approx(weight[factor] + extra)
-    whole = worth[frailty.EVERYTHING].all[0] - worth[frozenset()].all[0]
+    whole = worth[recombined.EVERYTHING].all[0] - worth[frozenset()].all[0]
     assert sum(part.all[0] for part in found.values()) == pytest.approx(whole)
 
 
@@ -179,12 +160,12 @@ def test_correlation_is_taken_within_draws():
     draw = np.repeat(np.arange(60), 50)
     ignorance = rng.normal(size=60)[draw]
     first, second = ignorance + 0.3 * rng.normal(size=3000), ignorance + 0.3 * rng.normal(size=3000)
-    assert frailty.rank_correlation(first, second) > 0.8
-    figure = frailty.averaged(frailty.within_draws(first, second, draw, 60))
+    assert rank_correlation(first, second) > 0.8
+    figure = averaged(within_draws(first, second, draw, 60))
     assert abs(figure.value) < 4 * figure.mc_error < 0.1
     assert figure.mc_error == pytest.approx(1 / np.sqrt(49 * 60), rel=0.4)
     assert figure.high - figure.low < 0.2, "draws that differ by chance alone have a narrow interval"
-    few = frailty.within_draws(first[:19], second[:19], draw[:19], 2)
+    few = within_draws(first[:19], second[:19], draw[:19], 2)
     assert np.isnan(few.all).all()
 
 
@@ -194,14 +175,14 @@ def test_halves_find_what_differs_between_draws():
     draw = np.repeat(np.arange(300), 40)
     first = rng.normal(size=draw.size)
     second = truth[draw] * first + np.sqrt(1 - truth[draw] ** 2) * rng.normal(size=draw.size)
-    figure = frailty.averaged(frailty.within_draws(first, second, draw, 300))
+    figure = averaged(within_draws(first, second, draw, 300))
     # 1.96 sd of a uniform number of width 1.4; Spearman's coefficient is a little smaller than Pearson's
     assert figure.high - figure.value == pytest.approx(1.96 * 1.4 / np.sqrt(12), rel=0.15)
 
 
 @pytest.fixture(scope="module")
 def decomposed():
-    return frailty.decompose(at_prior_medians(8), PLAN, per_draw=110, seed=1)
+    return frailty.decompose(FILE, at_prior_medians(8), scenario="twice", per_draw=110, seed=1)
 
 
 def test_the_prototypes_order_is_found_again(decomposed):
@@ -215,48 +196,50 @@ def test_the_prototypes_order_is_found_again(decomposed):
     assert abs(nothing["correlation"]) < 4 * nothing["mc_error"] + 0.02
     assert full["change"] == 0
     assert (rungs["draws"] == 8).all()
-    assert 300 < decomposed.patients < decomposed.candidates == 880
+    assert 300 < decomposed.patients < decomposed.candidates == 1024
 
 
 def test_the_parts_sum_to_the_correlation(decomposed):
     rungs, parts = decomposed.ladder.set_index("simulation"), decomposed.attribution
-    assert tuple(parts["factor"]) == tuple(frailty.FACTORS)
+    assert tuple(parts["factor"]) == tuple(recombined.FACTORS)
     whole = rungs.loc[frailty.FULL, "correlation"] - rungs.loc["everything redrawn", "correlation"]
     assert parts["shapley"].sum() == pytest.approx(whole)
-    alone = parts.set_index("factor").loc[frailty.GROWTH, "alone"]
+    alone = parts.set_index("factor").loc[recombined.GROWTH, "alone"]
     there = rungs.loc["everything redrawn but tumour growth", "correlation"]
     assert alone == pytest.approx(there - rungs.loc["everything redrawn", "correlation"])
     assert any("not evidence of exhaustion" in sentence for sentence in decomposed.sentences)
 
 
 def test_the_same_seed_gives_the_same_answer():
-    small = at_prior_medians(2)
+    small = at_prior_medians(4)
     ticks = []
     first, second = (
-        frailty.decompose(small, PLAN, per_draw=35, seed=3, responders=False, progress=ticks.append) for _ in range(2)
+        frailty.decompose(FILE, small, scenario="twice", per_draw=35, seed=3, responders=False, progress=ticks.append)
+        for _ in range(2)
     )
     assert first.ladder.equals(second.ladder)
     assert sum(ticks) == pytest.approx(2.0)
     assert not first.responders
 
 
+def test_the_full_line_is_the_correlation_of_the_experiments_own_rows(decomposed):
+    work = Work(Block(number=0, seed=1, file=FILE, population=at_prior_medians(8), arms=(TWICE,)))
+    rows = pd.DataFrame(work.parts()[0][0].columns)
+    rows = rows[rows["infused"] & (rows["best_1"] >= Response.PR)]
+    by = [rank_correlation(own["pfs_days_1"], own["pfs_days_2"]) for _, own in rows.groupby("draw")]
+    full = decomposed.ladder.set_index("simulation").loc[frailty.FULL]
+    assert decomposed.failures == 0
+    assert full["correlation"] == pytest.approx(np.mean(by))
+    assert full["n"] == len(rows)
+
+
 def test_what_cannot_be_answered_is_refused():
     with pytest.raises(ReinfuseError, match="per_draw is 3"):
-        frailty.decompose(at_prior_medians(2), PLAN, per_draw=3)
+        frailty.decompose(FILE, at_prior_medians(2), scenario="twice", per_draw=3)
     with pytest.raises(ReinfuseError, match="no draw has 20 patients"):
-        frailty.decompose(at_prior_medians(2), PLAN, per_draw=20)
-    with pytest.raises(ReinfuseError, match="follow_up_months is 0"):
-        TwoCourses(first=PLAN.first, second=PLAN.second, follow_up_months=0)
-    with pytest.raises(ReinfuseError, match="apheresis_day"):
-        TwoCourses(first=PLAN.first, second=Infusion(product="cilta-cel", apheresis_day=100.0))
-
-
-def test_banked_cells_keep_the_dysfunction_of_before():
-    candidates = prior(4).sample(40, np.random.default_rng(1))
-    luck = np.full((40, 2), 1e6)
-    plan = TwoCourses(first=PLAN.first, second=Infusion(product="cilta-cel", apheresis_day=0.0))
-    first = frailty.first_course(candidates, plan, options="reference", luck=luck)
-    np.testing.assert_array_equal(first.state.dysfunction[first.again], candidates.parameters["Q0"][first.again])
+        frailty.decompose(FILE, at_prior_medians(100), scenario="twice", per_draw=20)
+    with pytest.raises(ReinfuseError, match="scenario 'once' has no second infusion"):
+        frailty.decompose(FILE, at_prior_medians(2), scenario="once")
 
 
 def test_the_figure_shows_every_line_of_both_tables(decomposed):
@@ -266,7 +249,7 @@ def test_the_figure_shows_every_line_of_both_tables(decomposed):
     left, right = figure.axes
     shown = [label.get_text().replace("\n", " ") for label in left.get_yticklabels()]
     assert shown == list(decomposed.ladder["simulation"])
-    assert [label.get_text() for label in right.get_yticklabels()] == list(frailty.FACTORS)
+    assert [label.get_text() for label in right.get_yticklabels()] == list(recombined.FACTORS)
     widths = [bar.get_width() for bar in right.patches]
     np.testing.assert_allclose(widths, decomposed.attribution["shapley"])
     assert len({bar.get_facecolor() for bar in right.patches}) == 2, "dysfunction has a colour of its own"
