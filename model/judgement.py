@@ -77,7 +77,9 @@ class Judgement:
     """One course of n patients; every field has shape (n,), days count from the infusion.
 
     A patient whose burden is not finite throughout was not solved: NOT_EVALUABLE, no event, NaN for progression and
-    survival, nothing reached. Exposure is judged by itself.
+    survival, nothing reached. Where progression follows M-protein and its baseline is not measurable, nobody would see
+    progression: no event either, and NaN for progression and survival; MRD is read from the marrow all the same.
+    Exposure is judged by itself.
 
     Attributes
     ----------
@@ -94,7 +96,7 @@ class Judgement:
     mrd5_days, mrd6_days : ndarray of float32
         To the first such visit; +inf without one.
     pfs_days : ndarray of float32
-        To progression, death or the end of follow-up.
+        To progression, death or the end of follow-up; NaN if progression cannot be told.
     pfs_event : ndarray of int8
         Which `Event` that was.
     dor_days : ndarray of float32
@@ -278,6 +280,8 @@ def judge_plainly(
     progression = assessment.progression_day if task.threshold is None else found
     progression = np.where(solved, progression, np.nan)
 
+    measurable = assessment.baseline >= task.rules.measurable * (1 - ROUNDING)
+    told = solved & (measurable | (task.threshold is not None))
     known = np.nan_to_num(progression, nan=np.inf, posinf=np.inf)
     pfs, _ = progression_free(known, death, task.follow_up)
     event = np.where((death < known) & (death <= task.follow_up), Event.DEATH, Event.NONE)
@@ -300,8 +304,8 @@ def judge_plainly(
         mrd6=np.isfinite(mrd6_days),
         mrd5_days=mrd5_days.astype(np.float32),
         mrd6_days=mrd6_days.astype(np.float32),
-        pfs_days=np.where(solved, pfs, np.nan).astype(np.float32),
-        pfs_event=np.where(solved, event, Event.NONE).astype(np.int8),
+        pfs_days=np.where(told, pfs, np.nan).astype(np.float32),
+        pfs_event=np.where(told, event, Event.NONE).astype(np.int8),
         dor_days=duration.astype(np.float32),
         cmax=exposure.cmax.astype(np.float32),
         tmax=exposure.tmax.astype(np.float32),

@@ -60,8 +60,7 @@ def swimmer(patients: pd.DataFrame, *, title: str = "", at_most: int = 36, horiz
     Parameters
     ----------
     patients
-        Rows of one scenario and world, as the engine gives them. A third course is drawn from the end of the second:
-        its day is not in the table.
+        Rows of one scenario and world, as the engine gives them.
     title
         Of the figure.
     at_most
@@ -83,14 +82,14 @@ def swimmer(patients: pd.DataFrame, *, title: str = "", at_most: int = 36, horiz
     for place, row in enumerate(shown.to_dict("records")):
         _swim(axes, float(place), {str(name): value for name, value in row.items()}, courses)
     _name_groups(axes, shown)
-    last = shown["infusion_day"].max() / DAYS_PER_MONTH + horizon_months
-    lasting = shown[[f"pfs_days_{course}" for course in range(2, courses + 1)]].fillna(0.0).sum(axis=1)
-    longest = (shown["infusion_day"] + lasting).max() / DAYS_PER_MONTH
+    ends = [shown[_day_of(course)] + shown[f"pfs_days_{course}"] for course in range(2, courses + 1)]
+    last = max(shown[_day_of(course)].max() for course in range(2, courses + 1)) / DAYS_PER_MONTH + horizon_months
+    longest = max(end.max() for end in ends) / DAYS_PER_MONTH
     axes.set(
         yticks=[],
-        xlabel="months since the first infusion" + ("" if courses == 2 else " (later courses without their waiting)"),
+        xlabel="months since the first infusion",
         ylim=(len(shown) - 0.5, -0.5),
-        xlim=(0, 1.02 * (min(longest, last) if courses == 2 else longest)),
+        xlim=(0, 1.02 * min(longest, last)),
         title=title or "Courses, coloured by best response",
     )
     handles: list[Any] = [Patch(color=colour, label=_written(name)) for name, colour in _classes_of(shown).items()]
@@ -144,21 +143,25 @@ def _even(n: int, count: int) -> NDArray[np.int64]:
 
 
 def _swim(axes: Axes, y: float, row: Mapping[str, Any], courses: int) -> None:
-    first, start = row["pfs_days_1"] / DAYS_PER_MONTH, row["infusion_day"] / DAYS_PER_MONTH
+    first = row["pfs_days_1"] / DAYS_PER_MONTH
     axes.barh(y, first, height=0.72, color=CLASS_COLOURS.get(row["best_1"], style.PALE))
     axes.plot(first, y, "x", color=style.BLACK, ms=3.2, mew=0.8)
     ended = first
     for course in range(2, courses + 1):
-        lasting = row[f"pfs_days_{course}"] / DAYS_PER_MONTH
-        if not np.isfinite(lasting):
+        start, lasting = row[_day_of(course)] / DAYS_PER_MONTH, row[f"pfs_days_{course}"] / DAYS_PER_MONTH
+        if not np.isfinite(start + lasting):
             return
-        start = start if course == 2 else ended
         axes.plot([ended, start], [y, y], color=style.GREY, lw=1)
         axes.barh(y, lasting, left=start, height=0.72, color=CLASS_COLOURS.get(row[f"best_{course}"], style.PALE))
         axes.plot(start, y, "D", color=style.BLACK, ms=2.0)
         marker = {"progression": "x", "death": "+", "none": ">"}[row[f"pfs_event_{course}"]]
         ended = start + lasting
         axes.plot(ended, y, marker, color=style.BLACK, ms=5 if marker == "+" else 3.2, mew=0.8)
+
+
+def _day_of(course: int) -> str:
+    """Column with the day of a later infusion."""
+    return "infusion_day" if course == 2 else f"infusion_day_{course}"
 
 
 def _classes_of(rows: pd.DataFrame) -> dict[str, str]:

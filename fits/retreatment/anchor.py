@@ -26,6 +26,7 @@ from .statistics import (
     checked_weights,
     clopper_pearson,
     counted,
+    followed,
     rank_correlation,
     reaches,
     trials_with_longer,
@@ -403,6 +404,7 @@ def direction(
         As `patients_of`.
     """
     patients = patients_of(outcomes, scenario, world=world)
+    patients = patients[followed(patients)]
     first, second = (patients[f"pfs_days_{course}"].to_numpy(dtype=np.float64) for course in (1, 2))
     durable = first > DURABLE_MONTHS * DAYS_PER_MONTH
     return Direction(

@@ -16,7 +16,7 @@ from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.parameters import DAYS_PER_MONTH
 
 from .counts import NOTHING, Estimate, Layout, Mean, Share
-from .statistics import RESPONSES, STACKED, checked_weights, counted, reaches
+from .statistics import RESPONSES, STACKED, checked_weights, followed, reaches
 
 type Floats = NDArray[np.float64]
 type Ints = NDArray[np.int64]
@@ -104,7 +104,7 @@ def pair(frame_a: pd.DataFrame, frame_b: pd.DataFrame) -> Paired:
 
 def _kept(frame: pd.DataFrame) -> pd.DataFrame:
     """The columns that are compared, of the patients that count, in the order of their numbers."""
-    own = frame.loc[counted(frame), [name for name in frame.columns if name in COMPARED]]
+    own = frame.loc[followed(frame), [name for name in frame.columns if name in COMPARED]]
     number = own["patient"].to_numpy()
     if not (np.diff(number) > 0).all():
         own = own.iloc[np.argsort(number, kind="stable")]
@@ -161,7 +161,7 @@ def contrasts(
     horizon_months
         To which second PFS is counted.
     margin_months
-        A patient benefits whose second PFS, so counted, is longer by more than this, and is harmed by the reverse.
+        A patient benefits whose second PFS, so followed, is longer by more than this, and is harmed by the reverse.
     level
         Of the posterior intervals.
 

@@ -17,6 +17,7 @@ from reinfuse.model.simulate import solved
 from reinfuse.model.stopping import Stopping
 
 from .arms import BEFORE_THERAPY, arm_parameters, engager, later_infusion, next_infusion_day
+from .outcome_table import LATER_DAY
 from .outcomes import ANTIGEN_LOSS_SHARE, CourseOutcome, Flags, Floats, Groups, Integers
 from .scenarios import Scenario, SecondCourse, World
 from .virtual_patients import VirtualPatients
@@ -101,9 +102,12 @@ class Later:
         for k, plan in enumerate(self.plans, start=2):
             day = self.day if k == 2 else self._next_day(progression, plan)
             waited, death = self._until(k, progression, day)
+            infused = np.isfinite(day) & (death > 0) & (given == k - 1)
+            if k > 2:
+                day = np.where(infused, day, np.inf)
+                out[f"{LATER_DAY}_{k}"] = np.where(infused, day, np.nan)
             if plan is not None:
                 course.append(later_infusion(plan, self.work.file, day))
-            infused = np.isfinite(day) & (death > 0) & (given == k - 1)
             outcome, dysfunction, lost = self._one(k, course, day, death)
             failed |= lost
             courses |= outcome.columns(k, exposed=plan is not None)

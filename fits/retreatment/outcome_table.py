@@ -47,6 +47,8 @@ COLUMNS: Final[Mapping[str, str]] = MappingProxyType(
         "pfs_from_relapse_days": "days from the first progression to the next, death or end of follow-up",
     }
 )
+#: Column of each infusion after the second; its number is appended, as in ``infusion_day_3``.
+LATER_DAY: Final = "infusion_day"  # since the first infusion; NaN where it was not given
 #: Columns of each course, with their meaning; the number of the course is appended, as in ``best_2``.
 OF_COURSE: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -57,7 +59,7 @@ OF_COURSE: Final[Mapping[str, str]] = MappingProxyType(
         "mrd6": "MRD-negative at 1e-6",
         "mrd5_days": "days to the first visit at which it was so, inf without",
         "mrd6_days": "days to the first visit at which it was so, inf without",
-        "pfs_days": "days to progression, death or end of follow-up",
+        "pfs_days": "days to progression, death or end of follow-up; NaN where progression cannot be told",
         "pfs_event": "progression, death or none",
         "dor_days": "days from response to progression, death or end of follow-up; NaN without",
         "cmax": "peak of all CAR-T, cells/µL",
@@ -76,7 +78,8 @@ _FLAGS: Final = ("antigen_loss", "infused", "failed", "evaluable", "mrd5", "mrd6
 def column_names(file: ScenarioFile) -> tuple[str, ...]:
     """Columns of a file's table, in order."""
     most = max(1 + max(1, len(scenario.later)) for scenario in file.scenarios)
-    return (*COLUMNS, *(f"{name}_{k}" for k in range(1, most + 1) for name in OF_COURSE))
+    days = (f"{LATER_DAY}_{k}" for k in range(3, most + 1))
+    return (*COLUMNS, *days, *(f"{name}_{k}" for k in range(1, most + 1) for name in OF_COURSE))
 
 
 def _categories(file: ScenarioFile, first_product: str | None) -> dict[str, tuple[str, ...]]:

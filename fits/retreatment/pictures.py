@@ -20,7 +20,7 @@ from .contrasts import benefit
 from .engine import Experiment
 from .outcome_table import OutcomeTable
 from .scenarios import GROUPS, Scenario, ScenarioFile
-from .statistics import STACKED, trial_counts
+from .statistics import STACKED, followed, trial_counts
 from .survival import pairs_of
 from .virtual_patients import SampledPopulation
 from .virtual_trials import virtual_trials
@@ -75,7 +75,7 @@ def draw(
 
 def _counted(outcomes: OutcomeTable, scenario: str, world: str) -> pd.DataFrame:
     rows = outcomes.read(scenario, world)
-    return rows[~rows["failed"] & rows["infused"]].head(ENOUGH)
+    return rows[followed(rows)].head(ENOUGH)
 
 
 def _months(file: ScenarioFile) -> float:
@@ -198,7 +198,7 @@ def _in_remission(outcomes: OutcomeTable, scenario: Scenario, world: str) -> pd.
     """Months free of a second progression within the horizon from relapse, by patient; the wait counts for nothing."""
     columns = ["patient", "infused", "failed", "infusion_day", "pfs_days_1", "pfs_days_2"]
     rows = outcomes.read(scenario.name, world, columns)
-    rows = rows[~rows["failed"] & rows["infused"]].set_index("patient").astype(np.float64)
+    rows = rows[followed(rows)].set_index("patient").astype(np.float64)
     waited = (rows["infusion_day"] - rows["pfs_days_1"]) / DAYS_PER_MONTH
     return (rows["pfs_days_2"] / DAYS_PER_MONTH).clip(upper=(HORIZON_MONTHS - waited).clip(lower=0.0))
 

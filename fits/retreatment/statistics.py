@@ -52,6 +52,7 @@ __all__ = [
     "checked_weights",
     "clopper_pearson",
     "counted",
+    "followed",
     "median_survival",
     "proportion",
     "rank_correlation",
@@ -458,6 +459,11 @@ def checked_weights(weights: Mapping[str, float]) -> dict[str, float]:
 def counted(frame: pd.DataFrame) -> Flags:
     """Whose rows count: simulated, and alive at the second infusion."""
     return np.asarray(~frame["failed"].to_numpy(dtype=np.bool_) & frame["infused"].to_numpy(dtype=np.bool_))
+
+
+def followed(frame: pd.DataFrame) -> Flags:
+    """Whose rows count and whose second PFS can be told: by M-protein, only if that was measurable at infusion."""
+    return np.asarray(counted(frame) & np.isfinite(frame["pfs_days_2"].to_numpy(dtype=np.float64)))
 
 
 def reaches(best: pd.Series, at_least: str) -> Flags:

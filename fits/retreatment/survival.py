@@ -22,7 +22,7 @@ from reinfuse.model.parameters import DAYS_PER_MONTH
 
 from .counts import NOTHING, Estimate, Layout
 from .outcomes import DURABLE_MONTHS, EARLY_MONTHS
-from .statistics import counted
+from .statistics import followed
 
 type Floats = NDArray[np.float64]
 type Ints = NDArray[np.int64]
@@ -114,7 +114,7 @@ def pairs_of(frame: pd.DataFrame, *, follow_up_months: float | None = None) -> P
     Parameters
     ----------
     frame
-        Outcomes; failed patients and those who died before the second infusion do not count.
+        Outcomes; who failed, died before the second infusion or could not be followed does not count.
     follow_up_months
         End of follow-up of the second course, if it is to be earlier than simulated.
 
@@ -125,8 +125,7 @@ def pairs_of(frame: pd.DataFrame, *, follow_up_months: float | None = None) -> P
     """
     if follow_up_months is not None and not follow_up_months > 0:
         raise ReinfuseError(f"follow-up is {follow_up_months:g} months; give more than 0")
-    kept = counted(frame) & np.isfinite(frame["pfs_days_2"].to_numpy(dtype=np.float64))
-    own = frame[kept]
+    own = frame[followed(frame)]
     own = own.iloc[np.argsort(own["patient"].to_numpy(), kind="stable")]
     lasting, until = own["dor_days_1"].to_numpy(dtype=np.float64), own["pfs_days_1"].to_numpy(dtype=np.float64)
     days = own["pfs_days_2"].to_numpy(dtype=np.float64)

@@ -104,7 +104,8 @@ def _judge_one(
         due += 1
 
     whole, relapse = _relapse_visit(p, out, columns, visit_places, due, base, rules)
-    judged = whole and base >= rules[MEASURABLE] * (1 - ROUNDING)
+    measurable = base >= rules[MEASURABLE] * (1 - ROUNDING)
+    judged = whole and measurable
     if not judged:
         relapse = due
     best, response = _best(p, out, columns, visit_places, relapse, base, rules)
@@ -133,7 +134,8 @@ def _judge_one(
     responded = solved and judged and response < relapse
     response_day = visit_days[response] if responded else np.inf
     numbers[RESPONSE_DAYS, p] = response_day
-    _durations(p, progression, response_day, death, follow_up, solved, numbers, codes)
+    told = solved and (measurable or thresholds.size > 0)
+    _durations(p, progression, response_day, death, follow_up, told, numbers, codes)
     _mrd(p, out, columns, visit_days, visit_places, relapse if solved and whole else 0, rules, numbers, codes)
 
     share = np.nan
@@ -142,7 +144,7 @@ def _judge_one(
         share = out[p, there, columns[LOW]] / out[p, there, columns[BURDEN]]
     numbers[ANTIGEN_LOW, p] = share
     seen = relapse + 1 if relapse < due else due + (1 if by_hazard else 0)
-    measured = solved and np.isfinite(base) and base >= rules[MEASURABLE] * (1 - ROUNDING)
+    measured = solved and np.isfinite(base) and measurable
     numbers[DEEPEST, p] = _deepest(p, out, columns, visit_places, seen if measured else 0, base)
 
 
@@ -285,7 +287,7 @@ def _durations(
     response_day: float,
     death: float,
     follow_up: float,
-    solved: bool,
+    told: bool,
     numbers: Any,
     codes: Any,
 ) -> None:
@@ -296,8 +298,8 @@ def _durations(
     elif death <= follow_up:
         event = DEATH
     pfs = min(known, death, follow_up)
-    codes[PFS_EVENT, p] = event if solved else NONE
-    numbers[PFS_DAYS, p] = pfs if solved else np.nan
+    codes[PFS_EVENT, p] = event if told else NONE
+    numbers[PFS_DAYS, p] = pfs if told else np.nan
     numbers[DOR_DAYS, p] = pfs - response_day if response_day <= pfs else np.nan
 
 

@@ -160,8 +160,21 @@ def test_an_unmeasurable_baseline_has_no_class_but_a_marrow():
     seen = course([0.5 - TINY, 0.2, 2.0], [MANY, FEW / 2, MANY])
     assert Response(seen.best[0]) == Response.UNMEASURABLE
     assert not seen.evaluable[0]
-    assert (seen.mrd6_days[0], seen.response_days[0], seen.pfs_days[0]) == (28.0, np.inf, 56.0)
-    assert np.isnan([seen.progression_days[0], seen.dor_days[0], seen.deepest[0]]).all()
+    assert (seen.mrd6_days[0], seen.response_days[0]) == (28.0, np.inf)
+    assert np.isnan([seen.progression_days[0], seen.pfs_days[0], seen.dor_days[0], seen.deepest[0]]).all()
+    assert Event(seen.pfs_event[0]) == Event.NONE
+
+
+def test_an_unmeasurable_baseline_hides_death_but_no_progression_by_hazard():
+    """By M-protein nobody knows whether progression came before death; a hazard needs no M-protein."""
+    dead = course([0.2, 0.1, 0.1], death=40.0)
+    assert np.isnan(dead.pfs_days[0])
+    assert Event(dead.pfs_event[0]) == Event.NONE
+    since = judgement_days(follow_up=112.0)
+    by_day = block(since, mprotein=np.full(since.size, 0.2), cumhaz=since / 40.0)  # exceeds 1 after day EARLY + 40
+    hazard = both(by_day, since, follow_up=112.0, hazard_threshold=[1.0])
+    assert (hazard.pfs_days[0], Event(hazard.pfs_event[0])) == (56.0, Event.PROGRESSION)
+    assert Response(hazard.best[0]) == Response.UNMEASURABLE
 
 
 def test_a_baseline_from_elsewhere_replaces_the_first_value():

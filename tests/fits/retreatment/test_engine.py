@@ -139,10 +139,15 @@ def test_a_third_infusion_follows_the_second_progression(run):
     assert 0 < len(again) < len(three) + 1
     assert (again["pfs_event_2"] == "progression").all()
     assert (again["tmax_3"] == 10).all()
+    relapse = again["infusion_day"] + again["pfs_days_2"]
+    np.testing.assert_array_equal(again["infusion_day_3"], np.ceil(relapse + 30))
     rest = three[three["courses"] < 3]
     assert not rest["evaluable_3"].any() or (rest["pfs_event_2"] == "progression").any()
     assert rest.loc[rest["pfs_event_2"] != "progression", "pfs_days_3"].isna().all()
-    assert two["pfs_days_3"].isna().all(), "a scenario without a third infusion has no third course"
+    assert rest[["infusion_day_3", "pfs_days_3"]].isna().all(axis=None), "not of who died before it"
+    assert two[["infusion_day_3", "pfs_days_3"]].isna().all(axis=None), (
+        "a scenario without a third infusion has no third course"
+    )
 
 
 def test_who_waits_is_infused_when_the_protein_has_risen(run):

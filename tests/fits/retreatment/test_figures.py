@@ -102,8 +102,13 @@ def test_no_patients_give_no_swimmer_plot(two):
 
 def test_a_third_course_is_a_third_bar(two):
     few = two.head(3).assign(best_3="CR", pfs_days_3=[100.0, np.nan, 50.0], pfs_event_3="progression")
-    figure = draw.swimmer(few.assign(evaluable_3=True))
-    assert len(figure.axes[0].patches) == 3 + 3 + 2
+    day = few["infusion_day"] + few["pfs_days_2"] + 90.0
+    figure = draw.swimmer(few.assign(evaluable_3=True, infusion_day_3=day.where(few["pfs_days_3"].notna())))
+    bars = figure.axes[0].patches
+    assert len(bars) == 3 + 3 + 2
+    third = {round(bar.get_x() * DAYS_PER_MONTH, 3) for bar in bars if bar.get_width() < 100.1 / DAYS_PER_MONTH}
+    assert third >= set(day[few["pfs_days_3"].notna()].round(3)), "on the day it was given"
+    assert figure.axes[0].get_xlim()[1] > (day.iloc[[0, 2]] + [100.0, 50.0]).max() / DAYS_PER_MONTH
     assert "later infusion" in texts(figure)
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from reinfuse.fits.cohort import cohort_from_frame
-from reinfuse.fits.retreatment import engine, real_patient, scenarios
+from reinfuse.fits.retreatment import engine, real_patient, scenarios, survival
 from reinfuse.fits.retreatment.real_patient import Observed, PatientPopulation, of_patient
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.products import product
@@ -84,6 +84,18 @@ def test_progression_that_was_seen_is_kept_and_groups_do_not_select(tmp_path):
     assert (rows["infusion_day"] == 260).all()
     assert set(rows["group"]) <= {"non-responder", "intermediate", "antigen-loss"}
     assert experiment.acceptance["again", "as assumed"].share > 0.9
+
+
+def test_without_measurable_protein_at_the_second_infusion_nothing_is_said_of_its_response(tmp_path):
+    """Relapse was seen otherwise, on a day on which the draws still have hardly any M-protein."""
+    rows = run(Observed.of(cohort(progression=60.0), "P1"), tmp_path, P0=(2.0, 0.8)).outcomes.frame()
+    low = rows["best_2"] == "UNMEASURABLE"
+    assert 0 < low.sum() < len(rows)
+    assert not rows.loc[low, "evaluable_2"].any()
+    assert rows.loc[low, "pfs_days_2"].isna().all()
+    assert (rows.loc[low, "pfs_event_2"] == "none").all()
+    assert rows.loc[~low, "pfs_days_2"].notna().all()
+    assert survival.pairs_of(rows).days.size == (~low & rows["infused"]).sum()
 
 
 def test_draws_that_contradict_what_was_seen_are_not_continued(tmp_path):
