@@ -118,8 +118,8 @@ def _nothing_matches(
     return (
         f"{folder} compares {', '.join(stacking)}. Of the worlds that weigh something, these stand for one of them: "
         f"{found}; two that stand for different ones are needed.{why} Take a run that has every hypothesis "
-        "(`reinfuse fit --variant full`) and compare it with its variants; leave the worlds of the scenario file out, "
-        "or name those that the variants stand for."
+        "(`reinfuse fit --variant full`, or RUN/variants/full after `--compare`) and compare it with its variants; "
+        "leave the worlds of the scenario file out, or name those that the variants stand for."
     )
 
 
