@@ -132,9 +132,10 @@ def _words(
     others = [f"{world.name!r} {file.weights[world.name]:.0%}" for world in file.worlds if world.name not in stands]
     if others:
         said.append(f"As the scenario file has them, for no fit there is without the same: {', '.join(others)}.")
-    unused = [name for name in stacking if name not in stands.values()]
+    unused = {name: weight for name, weight in stacking.items() if name not in stands.values()}
     if unused:
-        said.append(f"Not used, for no world stands for it: {', '.join(unused)}.")
+        listed = ", ".join(f"{name} ({weight:.0%} of the stacking)" for name, weight in unused.items())
+        said.append(f"Not used, for no world stands for it: {listed}.")
     mine = table[table["variant"].isin(set(stands.values()))]
     if mine["tie"].any():
         said.append(

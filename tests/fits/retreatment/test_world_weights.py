@@ -64,7 +64,7 @@ def test_matched_worlds_share_their_weight_as_the_fits_do_and_the_others_keep_th
         "As the scenario file has them, for no fit there is without the same: 'no exhaustion of CAR-T cells' 14%, "
         "'no antigen loss' 14%, 'no anti-CAR immunity' 14%, 'no suppressive microenvironment' 14%, "
         "'no tumour-intrinsic resistance' 0%, 'no short persistence' 0%, 'none of these' 14%.",
-        "Not used, for no world stands for it: neither.",
+        "Not used, for no world stands for it: neither (10% of the stacking).",
         NOT_REFITTED,
     ]
 
