@@ -56,7 +56,7 @@ def command(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Folder of `reinfuse compare`: worlds that stand for its fits take their stacking weights.",
+            help="Folder of `reinfuse compare`: worlds that stand for its fits take their weights, by pseudo-BMA+.",
         ),
     ] = None,
     patients: Annotated[int, typer.Option(min=10, help="Virtual patients per scenario and world.")] = 1000,

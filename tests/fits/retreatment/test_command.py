@@ -110,13 +110,13 @@ def test_what_compare_writes_weighs_the_worlds(reinfuse, tmp_path, toy_scenarios
     words = ["--scenarios", toy_scenarios, "--weights", compared, "--out", out, "--patients", 20, "--no-explain"]
     result = reinfuse(runs[0], *words)
     assert result.exit_code == 0, result.output
-    table = pd.read_csv(compared / "compare.csv").set_index("variant")["weight_stacking"]
+    table = pd.read_csv(compared / "compare.csv").set_index("variant")["weight_pseudo_bma"]
     assert 0.05 < table["full"] < 0.95
     written = json.loads((out / "run.json").read_text())
     assert written["weights"] == pytest.approx({"as assumed": table["full"], "null": table["no-dysfunction"]}, abs=1e-5)
     assert written["weights_from"] == "compared"
     assert "'null' (no-dysfunction)" in " ".join(result.output.split())
-    assert written["words"]["How the worlds are weighed"][0].startswith("Weights by stacking")
+    assert written["words"]["How the worlds are weighed"][0].startswith("Weights by pseudo-BMA+")
 
 
 @pytest.mark.parametrize(

@@ -27,14 +27,15 @@ def lacking(variant):
 
 @pytest.fixture
 def compared(tmp_path):
-    """Write what `reinfuse compare` leaves behind of fits with these stacking weights."""
+    """Write what `reinfuse compare` leaves behind of fits with these weights."""
 
     def write(weights, *, tie=False, converged=True, cohort=COHORT):
         rows = [
             {
                 "run": f"run {i}",
                 "variant": name,
-                "weight_stacking": weight,
+                "weight_stacking": float(i == 0),
+                "weight_pseudo_bma": weight,
                 "tie": tie and i > 0,
                 "converged": converged,
             }
@@ -59,12 +60,12 @@ def test_matched_worlds_share_their_weight_as_the_fits_do_and_the_others_keep_th
         if world.name not in (AS_ASSUMED, NO_DYSFUNCTION):
             assert after.weights[world.name] == pytest.approx(before.weights[world.name])
     assert words == [
-        f"Weights by stacking of the fits compared in {folder.name}: 'as assumed' (full) 19%; "
+        f"Weights by pseudo-BMA+ of the fits compared in {folder.name}: 'as assumed' (full) 19%; "
         "'no host T-cell dysfunction' (no-dysfunction) 10%.",
         "As the scenario file has them, for no fit there is without the same: 'no exhaustion of CAR-T cells' 14%, "
         "'no antigen loss' 14%, 'no anti-CAR immunity' 14%, 'no suppressive microenvironment' 14%, "
         "'no tumour-intrinsic resistance' 0%, 'no short persistence' 0%, 'none of these' 14%.",
-        "Not used, for no world stands for it: neither.",
+        "Not used, for no world stands for it: neither (10% of it).",
         NOT_REFITTED,
     ]
 
