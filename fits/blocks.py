@@ -56,7 +56,9 @@ SUCCESSES: Final = 0.6  # of those, wanted
 LOCAL: Final = 2  # jumps along differences, and within the prior
 LOCAL_OF_STUCK: Final = 4  # further ones of those who rarely get away
 DIVERGENT: Final = 1000.0  # energy error that counts as a divergence, as in Stan
-REJECTIONS: Final = 10.0  # that a divergence counts as, where steps are learnt: walls behind plateaus are met rarely
+REJECTIONS: Final = (
+    10.0  # that a divergence counts as, where a patient's step is learnt: walls behind plateaus are met rarely
+)
 WIDER: Final = 2.0  # than the curvature says, population values are taken to be at first
 ADAPTED: Final = ("steps", "joint_step")  # step sizes of a sampler
 KEPT: Final = ("h", "b", "freed", "copies", "stuck")  # arrays of a sampler's state
@@ -184,7 +186,7 @@ class Sampler:
         else:
             self._known = start.loglik, start.slope
         if tune:
-            self.joint_step.update(np.array([chance - REJECTIONS * (end.error > DIVERGENT)]))
+            self.joint_step.update(np.array([chance]))
         return chance, int(end.error > DIVERGENT)
 
     def learn_scale(self, visited: Floats) -> None:
