@@ -56,6 +56,9 @@ SUCCESSES: Final = 0.6  # of those, wanted
 LOCAL: Final = 2  # jumps along differences, and within the prior
 LOCAL_OF_STUCK: Final = 4  # further ones of those who rarely get away
 DIVERGENT: Final = 1000.0  # energy error that counts as a divergence, as in Stan
+REJECTIONS: Final = (
+    10.0  # that a divergence counts as, where a patient's step is learnt: walls behind plateaus are met rarely
+)
 WIDER: Final = 2.0  # than the curvature says, population values are taken to be at first
 ADAPTED: Final = ("steps", "joint_step")  # step sizes of a sampler
 KEPT: Final = ("h", "b", "freed", "copies", "stuck")  # arrays of a sampler's state
@@ -201,9 +204,10 @@ class Sampler:
     def patients(self, tune: bool, finer: int = 0) -> tuple[Floats, int]:
         """A trajectory of every patient's deviations, given the population; ``finer`` steps for who rejects it."""
         step = self.steps.step * self.rng.uniform(0.8, 1.2, len(self.b))
-        chance, divergent = self._move_patients(None, step, PATIENT_LEAPFROGS, finer)
+        error, divergent = self._move_patients(None, step, PATIENT_LEAPFROGS, finer)
+        chance = np.exp(np.minimum(-error, 0.0))
         if tune:
-            self.steps.update(chance)
+            self.steps.update(chance - REJECTIONS * (error > DIVERGENT))
         return chance, divergent
 
     def long_trajectories(self) -> tuple[Floats, int]:
@@ -212,7 +216,8 @@ class Sampler:
         if not who.size:
             return np.ones(len(self.b)), 0
         step = self.steps.step * np.exp(self.rng.uniform(math.log(SHORTER), 0.0, len(self.b)))
-        return self._move_patients(who, step, LONG_LEAPFROGS)
+        error, divergent = self._move_patients(who, step, LONG_LEAPFROGS)
+        return np.exp(np.minimum(-error, 0.0)), divergent
 
     @property
     def narrow(self) -> NDArray[np.int64]:
@@ -231,8 +236,8 @@ class Sampler:
 
         Returns
         -------
-        chance
-            (n,) to accept the first trajectory.
+        error
+            (n,) of the first trajectory's energy.
         divergent
             How many patients diverged, with the finer steps too if there are any.
         """
@@ -257,10 +262,10 @@ class Sampler:
             return who[~taken]
 
         end, error = go(who, start, step, count)
-        chance = np.minimum(-error, 0.0)
-        rest = accept(np.arange(n) if who is None else who, chance if who is None else chance[who], end)
+        everyone = np.arange(n) if who is None else who
+        rest = accept(everyone, np.minimum(-error, 0.0)[everyone], end)
         if not (finer and rest.size):
-            return np.exp(chance), int((error[rest] > DIVERGENT).sum())
+            return error, int((error[rest] > DIVERGENT).sum())
         end, again = go(rest, start, step / FINER, finer)
         divergent = int(((error > DIVERGENT) & (again > DIVERGENT))[rest].sum())
         rest, (b, momentum, loglik, slope) = rest[np.isfinite(again[rest])], end
@@ -268,7 +273,7 @@ class Sampler:
         with np.errstate(divide="ignore"):  # whose way back is sure to be the first trajectory stays
             rejected, refused = (np.log(-np.expm1(np.minimum(-x[rest], 0.0))) for x in (error, back))
         accept(rest, refused - rejected - again[rest], end)
-        return np.exp(chance), divergent
+        return error, divergent
 
     def jumps(self, tune: bool) -> None:
         """Metropolis steps of every patient that need no smooth path: along ridges, over plateaus, between modes."""

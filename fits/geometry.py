@@ -1,15 +1,17 @@
 """Where to start, and the coordinates in which to sample: exploration of the patients, sites, whitening.
 
 1. *Search*: from the prior medians, an L-BFGS search over deviations and population, spreads and residual sds held.
-2. *Exploration*: Hamiltonian Monte Carlo of every patient's deviations given the population, all patients in one kernel
+2. *Particles*: the search finds one mode of each patient, and for some the wrong one. Draws from the prior, tempered to
+   the posterior given the population (`tempered`), put every patient where its mass is; once more after 3.
+3. *Exploration*: Hamiltonian Monte Carlo of every patient's deviations given the population, all patients in one kernel
    call, each with its own step and mass. Between rounds the population moves by a Newton step on its marginal posterior
    (Fisher's identity: the marginal score is the posterior mean of the complete one; its information is estimated by the
    outer products of the patients' scores). This is stochastic approximation EM in spirit.
-3. *Sites*: each patient's posterior, by the covariances of its deviations and of their scores, becomes a Gaussian site,
+4. *Sites*: each patient's posterior, by the covariances of its deviations and of their scores, becomes a Gaussian site,
    also where its likelihood is one-sided (a mode at the edge of a plateau says nothing of the plateau). A population
    value that shifts the patient's own value as its deviation does has the same curvature; the response to the others
    is the covariance of the deviations with their scores.
-4. *Whitening*: the curvature of the target in the coordinates so made, averaged over a few standard normal ``z``.
+5. *Whitening*: the curvature of the target in the coordinates so made, averaged over a few standard normal ``z``.
 
 Whatever the quality of all this, the target is exact (see `coordinates`): it only decides how fast sampling is.
 """
@@ -30,6 +32,7 @@ from .joint import Joint, KernelJoint
 from .likelihood_op import loglik_and_gradient
 from .population import OCCASION_LOG_SD, OCCASION_SD, Design, design, estimated, prior_location
 from .problem import Problem
+from .tempered import particles
 
 ROUNDS: Final = 8
 ROUND_DRAWS: Final = 25
@@ -215,6 +218,15 @@ class Explorer:
             kept[draw], scores_b[draw], scores_h[draw] = self.b, by_b, by_h
         return Round(kept, scores_b, scores_h)
 
+    def scatter(self, h: Floats, rng: np.random.Generator) -> None:
+        """Put every patient where one of its particles is, unless all of those are far worse than where it is."""
+        density, sd = self.posterior.conditional(h), np.exp(h[self.posterior.log_sd])
+        found = particles(density, sd, rng)
+        best = np.fmax.reduce([density.value(b, density.loglik(b)) for b in found])
+        worse = best + self.posterior.q < density.value(self.b, density.loglik(self.b))
+        self.b = np.where(worse[:, None], self.b, found[0])
+        self.learn_mass(found, sd)
+
     def learn_mass(self, draws: Floats, prior_sd: Floats) -> None:
         """Take the patients' covariances as inverse masses, shrunk towards a small multiple of the prior's."""
         count = draws.shape[0]
@@ -353,10 +365,12 @@ def prepare(problem: Problem, log_density: LogDensity, layout: Layout, rng: np.r
     h, b = _search(posterior, h, b)
     prior_sd = np.exp(h[posterior.log_sd])
     explorer = Explorer(posterior, b, np.tile(np.diag(0.2 * prior_sd), (problem.n, 1, 1)), np.full(problem.n, 0.3))
+    explorer.scatter(h, rng)
     for _ in range(ROUNDS):
         found = explorer.round(h, ROUND_DRAWS, rng)
         h = _newton(posterior, h, found.by_hyper[ROUND_DRAWS // 3 :])
         explorer.learn_mass(found.draws[ROUND_DRAWS // 3 :], np.exp(h[posterior.log_sd]))
+    explorer.scatter(h, rng)
     explorer.round(h, ROUND_DRAWS, rng)
     sites = _sites(posterior, h, explorer.round(h, LAST_DRAWS, rng))
     raw = Coordinates(layout, h, np.eye(h.size), sites)
