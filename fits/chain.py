@@ -72,7 +72,8 @@ class Chain:
     def found(self) -> xr.Dataset:
         """What `sample_chain` returns."""
         columns = {name: (("draw",), np.array(values)) for name, values in self.statistics.items()}
-        return xr.Dataset({"x": (("draw", "coordinate"), self.kept)} | columns)
+        counted = {"outcomes": (("status",), self.sampler.posterior.outcomes.copy())}
+        return xr.Dataset({"x": (("draw", "coordinate"), self.kept)} | columns | counted)
 
     def _warm(self) -> None:
         """A sweep of the warm-up."""
@@ -125,6 +126,7 @@ class Chain:
         found |= {f"statistic.{name}": np.array(values) for name, values in self.statistics.items()}
         found["done"] = np.array([self.warmed, self.drawn, self._archived, self.thin])
         found["kept"] = self.kept[: self.drawn]
+        found["outcomes"] = self.sampler.posterior.outcomes.copy()
         found["visited.h"] = _stacked([h for h, _ in self._visited], self.sampler.h)
         found["visited.z"] = _stacked([z for _, z in self._visited], self.sampler.b)
         return found
@@ -138,6 +140,7 @@ class Chain:
         self.sampler.restore(_under("sampler.", state))
         self.warmed, self.drawn, archived = (int(x) for x in state["done"][:3])
         self.kept[: self.drawn] = state["kept"]
+        self.sampler.posterior.outcomes[:] = state["outcomes"]
         self.statistics = {name: values.tolist() for name, values in _under("statistic.", state).items()}
         self._visited = list(zip(state["visited.h"], state["visited.z"], strict=True))
         if archived:
@@ -195,7 +198,8 @@ def sample_chain(
     xarray.Dataset
         ``x`` (draw, coordinate): flat vectors of the statistical model; and the statistics of every draw, of which
         ``diverging`` says that some trajectory's energy error was above `blocks.DIVERGENT`; as a draw takes hundreds
-        of trajectories, ``divergent_trajectories`` and ``trajectories`` count them.
+        of trajectories, ``divergent_trajectories`` and ``trajectories`` count them. ``outcomes`` (status,) counts how
+        the solver ended, since the chain's very start.
     """
     rng = np.random.default_rng(seed)
     lay = coordinates.layout

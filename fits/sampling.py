@@ -218,14 +218,12 @@ def sample(
             tick(n)
 
     seeds = chain_seeds(settings.seed, settings.chains)
-    posteriors: list[Posterior] = []
 
     def run(chain: int) -> xr.Dataset:
         if settings.sampler == "nutpie":
             return nutpie_chain(log_density, coordinates, settings, seeds[chain], locked)
-        posteriors.append(Posterior(problem))
         return block_chain.sample_chain(
-            posteriors[-1],
+            Posterior(problem),
             coordinates,
             draws=settings.draws,
             tune=settings.tune,
@@ -248,8 +246,9 @@ def sample(
     finally:  # whatever happened: chains that still run end with their next draw
         stopping.set()
         pool.shutdown(cancel_futures=True)
-    result = xr.concat([done[k] for k in range(settings.chains)], dim="chain")
-    outcomes = log_density.outcomes + sum(p.outcomes for p in posteriors)
+    chains = [done[k] for k in range(settings.chains)]
+    result = xr.concat([one.drop_vars("outcomes", errors="ignore") for one in chains], dim="chain")
+    outcomes = log_density.outcomes + sum(one["outcomes"].to_numpy() for one in chains if "outcomes" in one)
     result.attrs["solver_failures"] = int(outcomes[~solved(np.arange(len(outcomes)))].sum())
     result.attrs["solved_implicitly"] = int(outcomes[Status.IMPLICIT])
     return result

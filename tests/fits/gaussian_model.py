@@ -55,6 +55,7 @@ class GaussianModel:
         by_effect = np.zeros((n, 4, 1))
         by_effect[:, 0, 0] = self.group
         self.design = SimpleNamespace(by_population=by_population, by_effect=by_effect)
+        self.outcomes = np.zeros(3, dtype=np.int64)  # of a solver; nothing is solved here
         self.layout = Layout(np.arange(H), H + np.arange(n * Q).reshape(n, Q), self.log_sd)
 
     # ---------------------------------------------------------------- the model

@@ -344,6 +344,8 @@ class TestInterruption:
         for name in ("population", "omega", "individual"):
             np.testing.assert_array_equal(mine["posterior"][name], theirs["posterior"][name])
         np.testing.assert_array_equal(mine["posterior_predictive"]["y"], theirs["posterior_predictive"]["y"])
+        for name in ("solver_failures", "solved_implicitly"):  # of all processes that had a share in it
+            assert RunFolder.open(run).provenance[name] == RunFolder.open(other).provenance[name], name
         mine, theirs = RunFolder.open(run).forecast(), RunFolder.open(other).forecast()
         np.testing.assert_array_equal(mine["prediction"], theirs["prediction"])
 
