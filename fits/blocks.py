@@ -42,6 +42,7 @@ PATIENT_LEAPFROGS: Final = 5
 FINER: Final = 4.0  # times shorter are the steps of who rejects those
 FINER_LEAPFROGS: Final = 10
 LONG_LEAPFROGS: Final = 80  # of patients with short steps
+PER_LANES: Final = 50  # patients to each kernel call's lanes of those
 SHORT: Final = 0.8  # of the median step: shorter ones are short
 SHORTER: Final = 0.3  # times a patient's own step: the shortest of such a trajectory
 PATIENT_LONGEST: Final = 0.6  # of a step, in units of a patient's site
@@ -211,20 +212,26 @@ class Sampler:
         return chance, divergent
 
     def long_trajectories(self) -> tuple[Floats, int]:
-        """Long trajectories of patients with short steps (`narrow`): along narrow ridges."""
+        """Long trajectories of some patients with short steps (`narrow`), dealt by chance: along narrow ridges."""
         who = self.narrow
         if not who.size:
             return np.ones(len(self.b)), 0
+        if who.size > self.at_once:
+            who = np.sort(self.rng.choice(who, self.at_once, replace=False))
         step = self.steps.step * np.exp(self.rng.uniform(math.log(SHORTER), 0.0, len(self.b)))
         error, divergent = self._move_patients(who, step, LONG_LEAPFROGS)
         return np.exp(np.minimum(-error, 0.0)), divergent
 
     @property
     def narrow(self) -> NDArray[np.int64]:
-        """Patients with short steps: the shortest, at most so many as are solved at once."""
+        """Patients with short steps."""
         step = self.steps.step
-        shortest = np.argsort(step, kind="stable")[:WIDTH]
-        return np.sort(shortest[step[shortest] < SHORT * np.median(step)]).astype(np.int64)
+        return np.flatnonzero(step < SHORT * np.median(step)) if step.size else np.empty(0, dtype=np.int64)
+
+    @property
+    def at_once(self) -> int:
+        """Patients who take long trajectories in a sweep: lanes of the kernel, more of them in large cohorts."""
+        return WIDTH * max(1, len(self.b) // PER_LANES)
 
     def _move_patients(
         self, who: NDArray[np.int64] | None, step: Floats, count: int, finer: int = 0
@@ -403,10 +410,11 @@ class Sampler:
         self.spread()
         divergent += self.patients(tune)[1]
         self.spread()
+        long = min(len(self.narrow), self.at_once)
         return {
             "diverging": float(divergent > 0),
             "divergent_trajectories": float(divergent),
-            "trajectories": float(1 + 2 * len(self.b) + len(self.narrow)),  # a second try is none of its own
+            "trajectories": float(1 + 2 * len(self.b) + long),  # a second try is none of its own
             "n_steps": float(JOINT_STEPS + 2 * PATIENT_LEAPFROGS + LONG_LEAPFROGS),
             "step_size": float(self.joint_step.step[0]),
             "mean_tree_accept": accepted,

@@ -132,7 +132,8 @@ def test_a_sweep_counts_what_it_did(model, monkeypatch):
         real = owner.trajectory
 
         def counting(*arguments, real=real, everyone=everyone):
-            steps.append((sampler.narrow.size if arguments[-1] == LONG_LEAPFROGS else everyone, arguments[-1]))
+            long = arguments[-1] == LONG_LEAPFROGS
+            steps.append((min(sampler.narrow.size, sampler.at_once) if long else everyone, arguments[-1]))
             return real(*arguments)
 
         monkeypatch.setattr(owner, "trajectory", counting)
@@ -147,8 +148,28 @@ def test_the_narrow_are_those_with_short_steps(model):
     assert sampler.long_trajectories()[1] == 0
     sampler.steps.step = np.where(np.isin(np.arange(3 * WIDTH), [1, 6, 20]), 0.3, 0.5)
     np.testing.assert_array_equal(sampler.narrow, [1, 6, 20])
-    sampler.steps.step = 0.5 + np.where(np.arange(3 * WIDTH) < WIDTH + 1, -0.3 - 0.01 * np.arange(3 * WIDTH), 0.0)
-    np.testing.assert_array_equal(sampler.narrow, np.arange(1, WIDTH + 1))
+
+
+def test_more_narrow_patients_than_lanes_take_turns(model, monkeypatch):
+    sampler, moved = sampler_of(model, seed=6), []
+    sampler.b = np.zeros((3 * WIDTH, sampler.b.shape[1]))
+    sampler.steps.step = np.where(np.arange(3 * WIDTH) < WIDTH + 3, 0.2, 0.5)
+    np.testing.assert_array_equal(sampler.narrow, np.arange(WIDTH + 3))
+    monkeypatch.setattr(sampler, "_move_patients", lambda who, *_: moved.append(who) or (np.zeros(len(sampler.b)), 0))
+    for _ in range(200):
+        sampler.long_trajectories()
+    assert all(who.size == WIDTH == np.unique(who).size for who in moved)
+    times = np.bincount(np.concatenate(moved), minlength=3 * WIDTH)
+    assert not times[WIDTH + 3 :].any()
+    share = WIDTH / (WIDTH + 3)
+    assert (np.abs(times[: WIDTH + 3] / 200 - share) < 5 * np.sqrt(share * (1 - share) / 200)).all()
+
+
+def test_large_cohorts_have_more_turns(model):
+    sampler = sampler_of(model, seed=6)
+    assert sampler.at_once == WIDTH
+    sampler.b = np.zeros((300, sampler.b.shape[1]))
+    assert sampler.at_once == 6 * WIDTH
 
 
 def test_spread_leaves_every_patients_own_values(model):
