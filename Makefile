@@ -6,8 +6,8 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint bench bench-inference bench-retreat bench-sensitivity convergence retreatment \
-    sensitivity identifiability sbc recovery docs lock clean
+.PHONY: help env demo test lint bench bench-inference bench-retreat bench-sensitivity convergence fit-cost validation \
+    retreatment sensitivity identifiability sbc recovery docs lock clean
 
 help:  ## say what each target does
 	@sed -n 's/^\([a-z-]*\):.*##/make \1	/p' Makefile | expand -t 24
@@ -41,6 +41,14 @@ bench-sensitivity: env  ## time of a million model runs for Sobol's indices (BEN
 
 convergence: env  ## fits of 10 to 300 simulated patients, five seeds; hours, goes on where it was (CONVERGENCE="--cohort FILE")
 	$(BIN)/python benchmarks/convergence.py $(CONVERGENCE)
+
+fit-cost: env  ## processor seconds of exploration and sweeps for 10 to 1,000 patients, a quarter of an hour
+	$(BIN)/python benchmarks/fit_cost.py
+
+validation: env  ## fit and forecasts of a cohort of your own, into the docs; ten minutes (COHORT=cohort file)
+	$(BIN)/reinfuse fit $(COHORT) --out validation_out/all --seed 1 --force
+	$(BIN)/python scripts/temporal_holdout.py $(COHORT) --day 30 --out validation_out/early
+	$(BIN)/python docs/validation_tables.py validation_out/all validation_out/early
 
 retreatment: env  ## the bundled scenarios on a run of your own, into the docs (RUN=folder of reinfuse fit)
 	$(BIN)/reinfuse retreat $(RUN) --out retreatment_out --patients 2000 --force

@@ -4,15 +4,14 @@
 `reinfuse design … --out DESIGNED` left. `make identifiability` runs all three. Aggregates only: no patient is in them.
 """
 
-import json
 import shutil
 import sys
 from datetime import date
 from pathlib import Path
 
 import pandas as pd
+from fragments import IMAGES, read_json, share, table, versions, write
 
-DOCS = Path(__file__).parent
 PICTURES = {"information": 0, "ellipses": 0, "profiles": 0, "tornado": 0, "designs": 1}
 DIRECTIONS = 10
 TRUSTED = 1.0  # as `fits.identification.profiles.TRUSTED`
@@ -22,35 +21,19 @@ def main() -> None:
     """Write them all."""
     folders = [Path(argument) for argument in sys.argv[1:3]]
     identified, designed = folders
-    runs = [json.loads((folder / "run.json").read_text(encoding="utf-8")) for folder in folders]
-    versions = ", ".join(f"{name} {runs[0]['versions'][name]}" for name in ("reinfuse", "numpy", "scipy", "numba"))
-    made = f"`make identifiability`, {date.today()}; {versions}; seed {runs[0]['seed']}"
+    runs = [read_json(folder / "run.json") for folder in folders]
+    about = versions(runs[0], "reinfuse", "numpy", "scipy", "numba")
+    made = f"`make identifiability`, {date.today()}; {about}; seed {runs[0]['seed']}"
     parameters = pd.read_csv(identified / "identifiability.csv", keep_default_na=False, na_values=[""])
-    write("parameters", f"{made}; {runs[0]['draws']} draws", knowledge(parameters))
-    write("expected", made, agreement(parameters))
-    write("directions", made, directions(pd.read_csv(identified / "directions.csv")))
-    write("profiles", made, profiles(pd.read_csv(identified / "profile_limits.csv")))
+    write("identify_parameters", f"{made}; {runs[0]['draws']} draws", knowledge(parameters))
+    write("identify_expected", made, agreement(parameters))
+    write("identify_directions", made, directions(pd.read_csv(identified / "directions.csv")))
+    write("identify_profiles", made, profiles(pd.read_csv(identified / "profile_limits.csv")))
     study = runs[1]["designs"]["study"]
     about = f"{made}; {study['patients']} patients, {runs[1]['populations']} populations"
-    write("designs", about, designs(designed))
+    write("identify_designs", about, designs(designed))
     for name, which in PICTURES.items():
-        shutil.copy(folders[which] / "figures" / f"{name}.png", DOCS / "images" / f"identify_{name}.png")
-
-
-def write(name: str, made: str, text: str) -> None:
-    """One part of the page."""
-    (DOCS / "generated" / f"identify_{name}.md").write_text(f"{made}.\n\n{text}\n", encoding="utf-8")
-
-
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Rows as Markdown."""
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def share(value: float) -> str:
-    """A share in per cent."""
-    return "–" if pd.isna(value) else f"{value:.0%}".replace("%", " %")
+        shutil.copy(folders[which] / "figures" / f"{name}.png", IMAGES / f"identify_{name}.png")
 
 
 def knowledge(found: pd.DataFrame) -> str:

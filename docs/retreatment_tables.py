@@ -4,15 +4,14 @@
 ``docs/generated/retreat_*.md`` and ``docs/images/retreat_*.png``. `make retreatment` runs both.
 """
 
-import json
 import shutil
 import sys
 from datetime import date
 from pathlib import Path
 
 import pandas as pd
+from fragments import IMAGES, read_json, table, versions, write
 
-DOCS = Path(__file__).parent
 PICTURES = ("anchor", "pfs_by_group", "pfs_by_scenario", "waterfall", "trajectories", "virtual_trials", "swimmer")
 MEASURES = ("ORR", ">=VGPR", "CR", "MRD-negative 1e-5", "PFS median", "PFS at 24 months")
 
@@ -20,28 +19,15 @@ MEASURES = ("ORR", ">=VGPR", "CR", "MRD-negative 1e-5", "PFS median", "PFS at 24
 def main() -> None:
     """Write them all."""
     folder = Path(sys.argv[1])
-    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    versions = ", ".join(f"{name} {run['versions'][name]}" for name in ("reinfuse", "numpy", "numba"))
-    made = (
-        f"`make retreatment`, {date.today()}; {versions}; {run['source']}; {run['patients']:,} virtual patients per arm"
-    )
-    write("summary", made, summary(pd.read_csv(folder / "summary.csv")))
-    write("anchor", made, anchor(pd.read_csv(folder / "anchor.csv")))
-    write("published", made, published(pd.read_csv(folder / "published.csv")))
-    write("words", made, words(run["words"]))
+    run = read_json(folder / "run.json")
+    about = versions(run, "reinfuse", "numpy", "numba")
+    made = f"`make retreatment`, {date.today()}; {about}; {run['source']}; {run['patients']:,} virtual patients per arm"
+    write("retreat_summary", made, summary(pd.read_csv(folder / "summary.csv")))
+    write("retreat_anchor", made, anchor(pd.read_csv(folder / "anchor.csv")))
+    write("retreat_published", made, published(pd.read_csv(folder / "published.csv")))
+    write("retreat_words", made, words(run["words"]))
     for name in PICTURES:
-        shutil.copy(folder / "figures" / f"{name}.png", DOCS / "images" / f"retreat_{name}.png")
-
-
-def write(name: str, made: str, text: str) -> None:
-    """One part of a page."""
-    (DOCS / "generated" / f"retreat_{name}.md").write_text(f"{made}.\n\n{text}\n", encoding="utf-8")
-
-
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Rows as Markdown."""
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        shutil.copy(folder / "figures" / f"{name}.png", IMAGES / f"retreat_{name}.png")
 
 
 def number(value: float, unit: str) -> str:

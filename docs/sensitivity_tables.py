@@ -4,15 +4,14 @@
 ``docs/generated/sensitivity_*.md`` and ``docs/images/sensitivity_*.png``. `make sensitivity` runs both.
 """
 
-import json
 import shutil
 import sys
 from datetime import date
 from pathlib import Path
 
 import pandas as pd
+from fragments import IMAGES, read_json, versions, write
 
-DOCS = Path(__file__).parent
 PICTURES = ("ranked_pfs1", "heat_map", "over_time_transgene", "over_time_burden", "convergence_pfs1")
 SHOWN = 6
 
@@ -20,19 +19,14 @@ SHOWN = 6
 def main() -> None:
     """Write them all."""
     folder = Path(sys.argv[1])
-    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    versions = ", ".join(f"{name} {run['versions'][name]}" for name in ("reinfuse", "numpy", "numba"))
-    made = f"`make sensitivity`, {date.today()}; {versions}; {run['source']}; {run['method']}, {run['runs']:,} runs"
+    run = read_json(folder / "run.json")
+    about = versions(run, "reinfuse", "numpy", "numba")
+    made = f"`make sensitivity`, {date.today()}; {about}; {run['source']}; {run['method']}, {run['runs']:,} runs"
     indices = pd.read_csv(folder / "indices.csv")
-    write("indices", made, table(indices[~indices["outcome"].str.contains("@")]))
-    write("words", made, "\n".join(f"- {sentence}" for sentence in run["words"]))
+    write("sensitivity_indices", made, table(indices[~indices["outcome"].str.contains("@")]))
+    write("sensitivity_words", made, "\n".join(f"- {sentence}" for sentence in run["words"]))
     for name in PICTURES:
-        shutil.copy(folder / "figures" / f"{name}.png", DOCS / "images" / f"sensitivity_{name}.png")
-
-
-def write(name: str, made: str, text: str) -> None:
-    """One part of a page."""
-    (DOCS / "generated" / f"sensitivity_{name}.md").write_text(f"{made}.\n\n{text}\n", encoding="utf-8")
+        shutil.copy(folder / "figures" / f"{name}.png", IMAGES / f"sensitivity_{name}.png")
 
 
 def table(indices: pd.DataFrame) -> str:

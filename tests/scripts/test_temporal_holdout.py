@@ -1,5 +1,6 @@
 """`scripts/temporal_holdout.py` ends: a cohort as known on a day is fitted, and its forecast judged."""
 
+import json
 import os
 import re
 import subprocess
@@ -32,4 +33,8 @@ def test_a_forecast_strictly_in_time_is_made_and_scored(tmp_path):
     for name, count in counts.items():
         assert re.search(rf"this model +{name} +{count} ", done.stdout), done.stdout
     assert (later["time"] > 40).all()
+    left = json.loads((tmp_path / "run" / "strictly.json").read_text(encoding="utf-8"))
+    assert {one["dvid"]: one["n"] for one in left["forecast"] if one["model"] == "this model"}.items() >= counts.items()
+    assert left["day"] == 30
+    assert not left["fit"]["converged"]
     assert "Progression is not compared: too few patients" in done.stdout  # eight are
