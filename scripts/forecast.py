@@ -17,9 +17,7 @@ def command(
     ],
     until: Annotated[float, typer.Option(metavar="DAY", help="Day to which is forecast, from the first infusion.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for tables, figures and summary.md.")],
-    patient: Annotated[
-        str | None, typer.Option(metavar="ID", help="Which patient, if the file has several.")
-    ] = None,
+    patient: Annotated[str | None, typer.Option(metavar="ID", help="Which patient, if the file has several.")] = None,
     previous: Annotated[
         Path | None, typer.Option(metavar="DIR", help="An earlier forecast of the patient, to be set beside this one.")
     ] = None,

@@ -1,5 +1,7 @@
 """One patient's forecast: measurements to come, progression by month, and what options would gain."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -20,6 +22,7 @@ def assays(
     observations: pd.DataFrame,
     *,
     now: float,
+    limits: Mapping[str, float],
     patient: str,
     previous: pd.DataFrame | None = None,
     previous_day: float | None = None,
@@ -31,9 +34,11 @@ def assays(
     forecast
         `forecast.csv`.
     observations
-        The patient's `time`, `dvid`, `value`, `cens`, `lloq`.
+        The patient's `time`, `dvid`, `value`, `cens`.
     now
         Last day that the forecast has seen.
+    limits
+        Lower limit of quantification by assay.
     patient
         For the title.
     previous, previous_day
@@ -45,11 +50,11 @@ def assays(
     """
     own = forecast[forecast["of"] == "measurement"]
     names = list(dict.fromkeys(own["assay"]))
-    figure, axes = style.grid(len(names), min(len(names), 2), 2.3, extra=0.8)
+    figure, axes = style.grid(len(names), min(len(names), 2), 2.3, extra=1.0)
     until = float(own["time"].max())
     for panel, name in zip(axes, names, strict=True):
         rows, seen = own[own["assay"] == name], observations[observations["dvid"] == name]
-        low, high = _limits(rows, seen)
+        low, high = _ends(rows, seen["value"], limits.get(name))
         for level, alpha in BANDS:
             edges = (rows[f"{end}_{level}"].clip(lower=low) for end in ("low", "high"))
             panel.fill_between(rows["time"], *edges, color=style.BLUE, alpha=alpha, linewidth=0)
@@ -61,15 +66,14 @@ def assays(
                 width = 1.1 if column == "median" else 0.7
                 panel.plot(before["time"], before[column].clip(lower=low), "--", color=style.VERMILION, linewidth=width)
         points(panel, seen)
-        limits = seen["lloq"].dropna().unique()
-        for limit in limits[limits > 0]:
-            panel.axhline(limit, color=style.GREY, linewidth=0.8, linestyle=":")
+        if name in limits:
+            panel.axhline(limits[name], color=style.GREY, linewidth=0.8, linestyle=":")
         panel.axvline(now, color=style.BLACK, linewidth=0.8)
         style.log_axis(panel)
         panel.set_ylim(low, high)
         style.day_axis(panel, until)
         panel.set_title(style.assay_name(name))
-    figure.suptitle(f"Patient {patient}: seen to day {now:g}, forecast to day {until:g}")
+    figure.suptitle(f"{patient}: seen to day {now:g}, forecast to day {until:g}")
     handles: list[Line2D | Patch] = [
         Line2D([], [], color=style.BLUE, label="median of measurements"),
         Patch(color=style.BLUE, alpha=0.4, label="50, 80 and 95 %"),
@@ -79,19 +83,16 @@ def assays(
     ]
     if previous is not None:
         handles.append(Line2D([], [], color=style.VERMILION, linestyle="--", label="earlier forecast, 95 %"))
-    style.legend_below(figure, handles, columns=6)
+    style.legend_below(figure, handles, columns=3)
     return figure
 
 
-def _limits(rows: pd.DataFrame, seen: pd.DataFrame) -> tuple[float, float]:
+def _ends(rows: pd.DataFrame, seen: "pd.Series[float]", limit: float | None) -> tuple[float, float]:
     """Ends of the value axis: what was measured and may be, no lower than is worth showing."""
-    values = np.concatenate([seen["value"].to_numpy(dtype=float), seen["lloq"].dropna().to_numpy(dtype=float)])
-    values = values[values > 0]
-    top = float(rows["high_95"].max())
-    middle = float(rows["median"].max())
-    low = float(values.min()) if values.size else middle / 100.0
-    high = max(float(values.max()) if values.size else middle, middle)
-    return low / ROOM, 1.5 * max(high, min(top, ROOM * high))
+    middle, top = float(rows["median"].max()), float(rows["high_95"].max())
+    values = [value for value in [*seen, limit or 0.0] if value > 0] or [middle]
+    high = max(*values, middle)
+    return min(values) / ROOM, 1.5 * max(high, min(top, ROOM * high))
 
 
 @style.styled
@@ -121,7 +122,7 @@ def progression(table: pd.DataFrame, *, now: float, patient: str, previous: pd.D
     panel.set_ylim(-0.02, 1.02)
     panel.set_xlabel("months since infusion")
     panel.set_ylabel("progressed by then")
-    figure.suptitle(f"Patient {patient}: progression, known free of it until day {now:g}")
+    figure.suptitle(f"{patient}: progression, known free of it until day {now:g}")
     style.legend_below(figure, handles, columns=3)
     return figure
 
@@ -154,7 +155,7 @@ def benefit(table: pd.DataFrame, *, patient: str) -> Figure:
     left.set_xlim(0, 1.02)
     left.set_xlabel("chance of being better than none")
     right.set_xlabel("progression-free days gained")
-    figure.suptitle(f"Patient {patient}: options after progression, to two years from it")
+    figure.suptitle(f"{patient}: options after progression, to two years from it")
     handles: list[Line2D | Patch] = [
         Line2D([], [], marker="o", linestyle="none", color=style.BLUE, label="worlds stacked (Monte Carlo 95 %)"),
         Line2D([], [], marker="|", linestyle="none", color=style.GREY, label="each world"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.products import load_products, register
@@ -140,7 +141,8 @@ def forecast(
         tick(1.0)
     if until <= posed.last_day:
         raise ReinfuseError(
-            f"--until is {until:g}, and patient {posed.name} was seen until day {posed.last_day:g} already; give a later day"
+            f"--until is {until:g}, and patient {posed.name} was seen until day {posed.last_day:g} already; give a "
+            "later day"
         )
     with clock.part("posterior"), progress("The patient's posterior", 1.0) as tick:
         posterior = posterior_of(posed, opened.draws, streams[0], cores=cores, tick=tick)
@@ -165,7 +167,7 @@ def forecast(
     elif not why_not:
         why_not = "none of the patient's draws progresses within the laboratory's follow-up"
     doubts = [*posterior.doubts, *_of_the_run(opened_run)]
-    changes = [] if earlier is None else earlier.changes(tables, rows=posed.rows, last_day=posed.last_day)
+    changes = [] if earlier is None else earlier.changes(tables, patient=posed)
     name = opened_run.path.resolve().name
     text = words.summary(
         posterior, tables, until=until, run=name, doubts=doubts, changes=changes, benefit=found, why_not=why_not
@@ -219,7 +221,8 @@ def _of_the_run(run: RunFolder) -> list[str]:
     found = run.diagnostics()
     if found.get("converged", False):
         return []
-    return [f"the run {run.path.resolve().name} has not converged by its own diagnostics. Let it go on, or fit with more draws"]
+    name = run.path.resolve().name
+    return [f"the run {name} has not converged by its own diagnostics. Let it go on, or fit with more draws"]
 
 
 def _facts(posterior: PatientPosterior, doubts: list[str]) -> dict[str, Any]:
@@ -242,7 +245,9 @@ def _facts(posterior: PatientPosterior, doubts: list[str]) -> dict[str, Any]:
     }
 
 
-def _figures(posterior: PatientPosterior, tables: Mapping[str, pd.DataFrame], earlier: Earlier | None) -> dict[str, Any]:
+def _figures(
+    posterior: PatientPosterior, tables: Mapping[str, pd.DataFrame], earlier: Earlier | None
+) -> dict[str, Figure]:
     patient = posterior.patient
     seen = observed(patient.problem).to_dataframe().reset_index(drop=True)
     before = {} if earlier is None else earlier.tables
@@ -251,6 +256,7 @@ def _figures(posterior: PatientPosterior, tables: Mapping[str, pd.DataFrame], ea
             tables["forecast"],
             seen,
             now=patient.last_day,
+            limits=patient.limits,
             patient=patient.name,
             previous=before.get("forecast"),
             previous_day=None if earlier is None else earlier.last_day,

@@ -1,8 +1,8 @@
 """Would this patient gain from another treatment? The retreatment laboratory, on draws of the patient's posterior.
 
-Every virtual patient is one draw of the patient. Those who progress are given every option of a scenario file, in every
-world, with the same luck; each option is set against none, draw by draw. Time is counted from the day of progression and
-to a horizon, so that waiting for a treatment is not a gain.
+Every virtual patient is one draw of the patient. Those who progress are given every option of a scenario file, in
+every world, with the same luck; each option is set against none, draw by draw. Time is counted from the day of
+progression and to a horizon, so that waiting for a treatment is not a gain.
 """
 
 from collections.abc import Callable
@@ -55,7 +55,7 @@ class Benefit:
     about : dict of str to str
         What each option is.
     relapsing : float
-        Share of the patient's draws that progress within the first horizon, worlds stacked: the others are given nothing.
+        Share of the patient's draws that progress within the first horizon, worlds stacked: only they are treated.
     caveats : tuple of str
         Of the laboratory.
     """

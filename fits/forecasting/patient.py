@@ -63,6 +63,8 @@ class NewPatient:
         The same for the rows that the run was fitted to, where it has this patient already; None: it has not.
     left_out : tuple of str
         Assays of the file that the run has no model of.
+    limits : dict of str to float
+        Lowest limit of quantification of each assay: the patient's own, else the run's.
     alike : bool
         Whether the run has seen all these rows and no others of the patient.
     """
@@ -72,6 +74,7 @@ class NewPatient:
     problem: Problem
     known: Problem | None
     left_out: tuple[str, ...]
+    limits: dict[str, float]
     alike: bool
 
     @property
@@ -157,17 +160,26 @@ def pose_patient(run: Reopened, one: Cohort) -> NewPatient:
     both = pd.concat([theirs.table.reindex(columns=columns), own], ignore_index=True).astype(own.dtypes.to_dict())
     together = pose(replace(theirs, table=both), problem.specification, tolerance=problem.tolerance)
     if estimated(together) != estimated(problem) or together.random != problem.random:
-        raise ReinfuseError(f"patient {name} cannot be posed in the terms of {run.run.path}; fit it anew with this patient")
+        raise ReinfuseError(
+            f"patient {name} cannot be posed in the terms of {run.run.path}; fit it anew with this patient"
+        )
     before = theirs.table[(theirs.table["ID"] == name) & theirs.table["DVID"].isin([*measured, ""])]
     same = _shared(before, kept)
     return NewPatient(
         name=name,
         cohort=one,
-        problem=_alone(together, together.n - 1, name),
-        known=_alone(together, theirs.patients.index(name), name) if same else None,
+        problem=alone(together, together.n - 1, name),
+        known=alone(together, theirs.patients.index(name), name) if same else None,
         left_out=tuple(sorted(set(lacking["DVID"]))),
+        limits=_limits(theirs.table) | _limits(kept),
         alike=same and _keys(before) == _keys(kept),
     )
+
+
+def _limits(table: pd.DataFrame) -> dict[str, float]:
+    """Lowest limit of quantification by assay, of those that have one."""
+    found = table[table["LLOQ"] > 0].groupby("DVID")["LLOQ"].min()
+    return {str(assay): float(limit) for assay, limit in found.items()}
 
 
 def _comparable(theirs: Cohort, one: Cohort, run: Reopened) -> None:
@@ -199,7 +211,7 @@ def _shared(before: pd.DataFrame, now: pd.DataFrame) -> bool:
     return first[0] == first[1] and bool(measured[0] & measured[1])
 
 
-def _alone(problem: Problem, row: int, name: str) -> Problem:
+def alone(problem: Problem, row: int, name: str) -> Problem:
     """The problem of one of its patients, records included."""
     own = several(problem, np.array([row]))
     rec = problem.observed

@@ -8,17 +8,17 @@ The run's draws are ``h_s ~ p(h | D)``. For each of them deviations ``b_sk ~ g_s
 
     w_sk = p(y | h_s, b_sk) p(b_sk | h_s) / g_s(b_sk),      W_s = mean_k w_sk,      E[W_s] = p(y | h_s).
 
-One of the ``b_sk`` is kept, chosen with chances ``w_sk``, and the pair ``(h_s, b_s)`` counts with the weight ``W_s``: for
-any f, E[W_s f(h_s, b_s)] is the integral of f p(h | D) p(b | h) p(y | h, b), whatever the proposal. So the patient's
-data weigh the population, and they do so once. A proposal that misses part of where the deviations may be shows as
-noise in ``W_s`` (two halves, `comparison.in_halves`) and as few effective draws.
+One of the ``b_sk`` is kept, chosen with chances ``w_sk``, and the pair ``(h_s, b_s)`` counts with the weight ``W_s``:
+for any f, E[W_s f(h_s, b_s)] is the integral of f p(h | D) p(b | h) p(y | h, b), whatever the proposal. So the
+patient's data weigh the population, and they do so once. A proposal that misses part of where the deviations may be
+shows as noise in ``W_s`` (two halves, `comparison.in_halves`) and as few effective draws.
 
-Where the run has seen this patient already, with data ``y0``, its population knows them: ``p(h | D)`` is then divided by
-``p(y0 | h)``, estimated in the same way, and with ``y = y0`` nothing is left to weigh. That is also how a patient of the
-run is forecast by the others.
+Where the run has seen this patient already, with data ``y0``, its population knows them: ``p(h | D)`` is then divided
+by ``p(y0 | h)``, estimated in the same way, and with ``y = y0`` nothing is left to weigh. That is also how a patient of
+the run is forecast by the others.
 
-The proposals are those of `comparison`, whose deviations come from the patient's own draws (`proposals`); the draws that
-teach them are moved by the compiled trajectories of `conditional`.
+The proposals are those of `comparison`, learnt from draws of this patient's deviations (`proposals`); those draws are
+moved by the compiled trajectories of `conditional`.
 """
 
 from collections.abc import Callable
@@ -105,9 +105,9 @@ class PatientPosterior:
         said = []
         if not self.effective >= ENOUGH:
             said.append(
-                f"the forecast rests on {self.effective:.0f} effective draws of {self.weight.size}, fewer than {ENOUGH:.0f}: "
-                "the patient is unlike the run's population, or the run has few draws. Fit with more --draws, or fit "
-                "again with this patient in the cohort"
+                f"the forecast rests on {self.effective:.0f} effective draws of {self.weight.size}, fewer than "
+                f"{ENOUGH:.0f}: the patient is unlike the run's population, or the run has few draws. Fit with more "
+                "--draws, or fit again with this patient in the cohort"
             )
         if self.pareto_k > good_shape(self.weight.size):
             said.append(
@@ -120,9 +120,8 @@ class PatientPosterior:
     def theta(self) -> Floats:
         """Individual parameters (S, columns), natural scale."""
         posterior = Posterior(self.patient.problem)
-        made, d = posterior.design, posterior.d
+        made = posterior.design
         x = made.offset[0] + self.hyper @ posterior.by_hyper[0].T + self.deviation @ made.by_deviation[0].T
-        assert x.shape[1] == made.offset.shape[1] and d <= self.hyper.shape[1]
         return made.back(x)
 
     def equal(self, count: int, rng: np.random.Generator) -> Integers:

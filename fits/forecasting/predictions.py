@@ -1,8 +1,8 @@
 """What a patient's posterior says of the days to come: measurements, and progression by month.
 
 A measurement is forecast *given that it is taken without progression before*: draws count by their chance to be free
-of it on its day, as in `fits.holdout` and for the same reason (rows after progression reflect other therapy, and are not
-in the fit). Of a patient who has progressed already, the forecast is of what no further therapy would show.
+of it on its day, as in `fits.holdout` and for the same reason (rows after progression reflect other therapy, and are
+not in the fit). Of a patient who has progressed already, the forecast is of what no further therapy would show.
 """
 
 from collections.abc import Sequence
@@ -31,24 +31,25 @@ NOISES: Final = 16  # quantiles that stand for the residual
 DAILY: Final = 60.0  # days, every one of them in the table
 LATER: Final = 60  # days beyond, at most
 CURVE, MEASUREMENT = "curve", "measurement"
-FORECAST_COLUMNS: Final = ("time", "assay", "unit", "of", "median", *(f"{e}_{int(100 * x)}" for x in LEVELS for e in ("low", "high")))
-PROGRESSION_COLUMNS: Final = ("month", "day", "probability", *FORECAST_COLUMNS[5:], "mc_error")
+ENDS: Final = tuple(f"{end}_{100 * level:.0f}" for level in LEVELS for end in ("low", "high"))
+FORECAST_COLUMNS: Final = ("time", "assay", "unit", "of", "median", *ENDS)
+PROGRESSION_COLUMNS: Final = ("month", "day", "probability", *ENDS, "mc_error")
 
 
 def days(until: float, *others: float) -> Floats:
     """Days of the tables: daily at first, every month's, and some others."""
     later = np.linspace(DAILY, until, LATER).round() if until > DAILY else np.empty(0)
     every = np.concatenate([np.arange(0.0, min(DAILY, until) + 1.0), later, months(until), [until], others])
-    return np.unique(every[(every >= 0) & (every <= max(until, *others, 0.0))])
+    return np.asarray(np.unique(every[(every >= 0) & (every <= max(until, *others, 0.0))]))
 
 
 def months(until: float) -> Floats:
     """Days on which a month is over; a year is twelve, though 365 days are a little less."""
-    return np.minimum(np.arange(1, int(until / DAYS_PER_MONTH + 0.05) + 1) * DAYS_PER_MONTH, until)
+    return np.asarray(np.minimum(np.arange(1, int(until / DAYS_PER_MONTH + 0.05) + 1) * DAYS_PER_MONTH, until))
 
 
 def weighted_quantiles(values: Floats, weights: Floats, levels: Sequence[float]) -> Floats:
-    """Quantiles (levels, columns) of values (S, columns) with weights of the same shape; NaN where all weights are 0."""
+    """Quantiles (levels, columns) of values (S, columns) with weights of that shape; NaN where all weights are 0."""
     order = np.argsort(values, axis=0)
     ordered, share = np.take_along_axis(values, order, axis=0), np.take_along_axis(weights, order, axis=0)
     total = share.sum(axis=0)
@@ -166,6 +167,7 @@ class Predictions:
                 weight = self.posterior.weight[solved] / self.posterior.weight[solved].sum()
                 chance = chance[solved]
                 mean = float(weight @ chance)
-                error = float(np.sqrt((weight**2 @ (chance - mean) ** 2)))
-                rows.append((number, day, mean, *weighted_quantiles(chance[:, None], weight[:, None], levels)[:, 0], error))
+                error = float(np.sqrt(weight**2 @ (chance - mean) ** 2))
+                ends = weighted_quantiles(chance[:, None], weight[:, None], levels)[:, 0]
+                rows.append((number, day, mean, *ends, error))
         return pd.DataFrame(rows, columns=list(PROGRESSION_COLUMNS))

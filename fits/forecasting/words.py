@@ -1,6 +1,7 @@
 """A forecast in plain words: `summary.md`."""
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import pandas as pd
 
@@ -9,7 +10,8 @@ from .benefit import HORIZON_MONTHS, Benefit
 from .posterior import PatientPosterior
 from .predictions import MEASUREMENT
 
-NOTICE = "Research software: not a medical device, never a dosing recommendation."
+MONTHS_TOLD: Final = (3, 6, 12, 24, 36)
+NOTICE: Final = "Research software: not a medical device, never a dosing recommendation."
 
 
 def summary(
@@ -48,7 +50,7 @@ def summary(
         lines += ["**Do not trust this forecast yet:**", "", *(f"- {doubt}." for doubt in doubts), ""]
     lines += _section("What it rests on", _ground(posterior, run))
     lines += _section("What has changed", changes)
-    lines += _section("Measurements", _measurements(tables["forecast"], until))
+    lines += _section("Measurements", _measurements(posterior, tables["forecast"]))
     lines += _section("Progression", _progression(posterior, tables.get("progression"), until))
     lines += _section("Options after progression", _options(benefit, why_not))
     if benefit is not None:
@@ -72,43 +74,53 @@ def _ground(posterior: PatientPosterior, run: str) -> list[str]:
     return said
 
 
-def _measurements(table: pd.DataFrame, until: float) -> list[str]:
+def _measurements(posterior: PatientPosterior, table: pd.DataFrame) -> list[str]:
+    limits = posterior.patient.limits
     said = []
-    for assay, rows in table[(table["of"] == MEASUREMENT) & (table["time"] <= until)].groupby("assay", sort=False):
+    for assay, rows in table[table["of"] == MEASUREMENT].groupby("assay", sort=False):
         last = rows.iloc[-1]
-        said.append(
-            f"{assay} on day {last['time']:g}: {last['median']:.3g} {last['unit']}; with 80 % between {last['low_80']:.3g} and "
-            f"{last['high_80']:.3g}, with 95 % between {last['low_95']:.3g} and {last['high_95']:.3g}."
+        median, low, high, lowest, highest = (
+            value_in_words(float(last[name]), limits.get(str(assay)))
+            for name in ("median", "low_80", "high_80", "low_95", "high_95")
         )
-    said.append(
-        "These are measurements, residual error included, of a patient without progression and without other therapy until "
-        "then."
-    )
-    return said
+        said.append(
+            f"{assay} on day {last['time']:g}: {median} {last['unit']}; with 80 % between {low} and {high}, with 95 % "
+            f"between {lowest} and {highest}."
+        )
+    return [
+        *said,
+        "These are measurements, residual error included, of a patient without progression and without other therapy "
+        "until then.",
+    ]
+
+
+def value_in_words(value: float, limit: float | None) -> str:
+    """A value of an assay in three figures, or that it is below the limit."""
+    return f"<{limit:.3g}" if limit is not None and value < limit else f"{value:.3g}"
 
 
 def _progression(posterior: PatientPosterior, table: pd.DataFrame | None, until: float) -> list[str]:
     patient = posterior.patient
     if patient.progressed_on is not None:
-        return [f"Progression was seen on day {patient.progressed_on:g}; what follows is without any further therapy."]
+        return [f"Progression was seen on day {patient.progressed_on:g}; the forecast is without any further therapy."]
     if table is None:
         return ["The run was fitted without progression, so nothing is said of it."]
     if table.empty:
-        return [f"The patient is known to be free of progression beyond day {until:g}."]
+        return [f"No month ends after the last day known to be free of progression and before day {until:g}."]
     if patient.free_until is None:
-        since = "The file does not say until when the patient is free of progression, so chances count from the infusion"
-        said = [f"{since}. Add a row with DVID progression, DV 0 and the last day known to be free of it."]
+        said = [
+            "The file does not say until when the patient is free of progression, so chances count from the infusion. "
+            "Add a row with DVID progression, DV 0 and the last day known to be free of it."
+        ]
     else:
         said = [f"Known to be free of progression until day {patient.free_until:g}."]
-    for month in (3, 6, 12, 24, 36, int(table["month"].iloc[-1])):
-        rows = table[table["month"] == month]
-        if len(rows) and not any(f"month {month}:" in line for line in said):
-            row = rows.iloc[0]
-            said.append(
-                f"By the end of month {month}: progression with a chance of {row['probability']:.0%} (Monte Carlo error "
-                f"{row['mc_error']:.1%}). Were the patient known exactly, the chance might lie between {row['low_80']:.0%} and "
-                f"{row['high_80']:.0%} (80 %)."
-            )
+    shown = sorted({*MONTHS_TOLD, int(table["month"].iloc[-1])})
+    for row in table[table["month"].isin(shown)].to_dict("records"):
+        said.append(
+            f"By the end of month {row['month']:.0f}: progression with a chance of {row['probability']:.0%} (Monte "
+            f"Carlo error {row['mc_error']:.1%}). Were the patient known exactly, it would lie between "
+            f"{row['low_80']:.0%} and {row['high_80']:.0%} with 80 %."
+        )
     return said
 
 
@@ -116,18 +128,19 @@ def _options(benefit: Benefit | None, why_not: str | None) -> list[str]:
     if benefit is None:
         return [f"Not computed: {why_not}."] if why_not else []
     said = [
-        f"Of the patient's draws {benefit.relapsing:.0%} progress within the laboratory's follow-up of the first course; what "
-        f"follows is of these, counted from progression to {HORIZON_MONTHS:g} months, against no treatment."
+        f"Of the patient's draws {benefit.relapsing:.0%} progress within the laboratory's follow-up of the first "
+        f"course. What follows is of these, counted from progression to {HORIZON_MONTHS:g} months, against none."
     ]
     table = benefit.table
     for row in table[table["world"] == STACKED].to_dict("records"):
+        name = row["option"]
         if not row["n"]:
-            said.append(f"{row['option']}: no draw gets to it.")
+            said.append(f"{name}: no draw gets to it.")
             continue
-        worlds = table[(table["option"] == row["option"]) & (table["world"] != STACKED)]["better"]
+        worlds = table[(table["option"] == name) & (table["world"] != STACKED)]["better"]
         said.append(
-            f"{row['option']} ({benefit.about[row['option']].rstrip('.')}): better with a chance of {row['better']:.0%} (worlds: "
+            f"{name} ({benefit.about[name].rstrip('.')}): better with a chance of {row['better']:.0%} (worlds: "
             f"{worlds.min():.0%} to {worlds.max():.0%}), worse with {row['worse']:.0%}; progression-free days gained "
-            f"{row['gain_days']:.0f} on average, 95 % of draws between {row['gain_low']:.0f} and {row['gain_high']:.0f}."
+            f"{row['gain_days']:.0f} on average, {row['gain_low']:.0f} to {row['gain_high']:.0f} for 95 % of draws."
         )
     return said
