@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from reinfuse.model.errors import ReinfuseError
 
-from ..assays import ASSAYS
 from ..cohort import COLUMNS, Cohort, read_cohort
 from ..cohort_terms import EVENTS
 from ..population import estimated
@@ -119,7 +118,7 @@ class NewPatient:
         )
 
 
-def pose_patient(run: Reopened, one: Cohort) -> NewPatient:
+def pose_patient(run: Reopened, one: Cohort, *, same: bool | None = None) -> NewPatient:
     """Pose a patient in the terms of a run.
 
     The patient is posed together with the run's own cohort, so that every number that does not vary there, and the
@@ -131,6 +130,9 @@ def pose_patient(run: Reopened, one: Cohort) -> NewPatient:
         A finished run.
     one
         From `one_patient`.
+    same
+        Whether the run's patient of that ID, if any, is the same person; None: if the first infusion and a measurement
+        agree.
 
     Raises
     ------
@@ -147,12 +149,12 @@ def pose_patient(run: Reopened, one: Cohort) -> NewPatient:
     name = one.patients[0]
     _comparable(theirs, one, run)
     measured = set(problem.kernel.kinds)
-    assay, event = one.table["DVID"].isin(ASSAYS), one.table["DVID"].isin(EVENTS)
-    lacking = one.table[~one.table["DVID"].isin([*measured, ""])]
-    kept = one.table[one.table["DVID"].isin([*measured, ""])]
-    if not (assay & ~event & one.table["DVID"].isin(measured)).any() and (assay & ~event).any():
+    mine = one.table["DVID"]
+    lacking, kept = one.table[~mine.isin([*measured, ""])], one.table[mine.isin([*measured, ""])]
+    assays = {name for name in mine if name and name not in EVENTS}
+    if assays and not assays & measured:
         raise ReinfuseError(
-            f"patient {name} has {', '.join(sorted(set(lacking['DVID'])))}, and the run was fitted to "
+            f"patient {name} has {', '.join(sorted(assays))}, and the run was fitted to "
             f"{', '.join(sorted(measured))}: no assay in common. Forecast from a run of a cohort with the same assays."
         )
     columns = list(COLUMNS)
@@ -164,7 +166,8 @@ def pose_patient(run: Reopened, one: Cohort) -> NewPatient:
             f"patient {name} cannot be posed in the terms of {run.run.path}; fit it anew with this patient"
         )
     before = theirs.table[(theirs.table["ID"] == name) & theirs.table["DVID"].isin([*measured, ""])]
-    same = _shared(before, kept)
+    if same is None:
+        same = _shared(before, kept)
     return NewPatient(
         name=name,
         cohort=one,

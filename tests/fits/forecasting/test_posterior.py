@@ -12,7 +12,6 @@ from reinfuse.fits.forecasting.posterior import PatientPosterior, at_populations
 
 from .patients import drawn, patient, populations, simulated, without_data
 
-
 PATIENTS = 20  # simulated
 
 
@@ -104,7 +103,7 @@ class TestSimulatedPatients:
 
     @staticmethod
     def statistic(cases, width=1.0):
-        """Sum of squared normal scores of the ranks, and how many; ``width`` makes the posteriors too narrow or wide."""
+        """Sum of squared normal scores of the ranks, and how many; ``width`` widens the posteriors."""
         total, count, rng = 0.0, 0, np.random.default_rng(12)
         for found, truth, draws in cases:
             centre = found.weight @ draws
@@ -141,7 +140,7 @@ class TestSeen:
 
     def test_without_its_rows_the_population_forgets_it(self, few, found, one_infusion):
         """Tilted by the data and then freed of them, the draws are what they were."""
-        problem, draws, h = few
+        problem, _, h = few
         places = found.equal(250, np.random.default_rng(8))
         tilted = drawn(one_infusion, h[places])
         blank = dataclasses.replace(problem, n_ob=np.zeros(1, dtype=np.int64))
