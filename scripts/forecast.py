@@ -21,6 +21,9 @@ def command(
     previous: Annotated[
         Path | None, typer.Option(metavar="DIR", help="An earlier forecast of the patient, to be set beside this one.")
     ] = None,
+    seen_until: Annotated[
+        float | None, typer.Option(metavar="DAY", help="Forget what came after this day: a forecast in hindsight.")
+    ] = None,
     scenarios: Annotated[
         Path | None,
         typer.Option(metavar="FILE.toml", help="Options after progression; left out: ide-cel, cilta-cel, bispecific."),
@@ -64,6 +67,7 @@ def command(
         out=out,
         progress=progress,
         patient=patient,
+        seen_until=seen_until,
         scenarios=scenarios,
         with_benefit=benefit,
         previous=previous,

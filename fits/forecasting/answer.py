@@ -80,6 +80,7 @@ def forecast(
     out: Path,
     progress: Progress,
     patient: str | None = None,
+    seen_until: float | None = None,
     scenarios: Path | None = None,
     with_benefit: bool = True,
     previous: Path | None = None,
@@ -103,6 +104,8 @@ def forecast(
         Shows the work.
     patient
         ID, where the file has several.
+    seen_until
+        Forget what came after that day.
     scenarios
         Scenario file of the options; the bundled one when None.
     with_benefit
@@ -133,7 +136,7 @@ def forecast(
         if (own := run_folder / PRODUCTS_FILE).is_file():
             for product in load_products(own):
                 register(product)
-        one = read_patient(patient_file, patient)
+        one = read_patient(patient_file, patient, seen_until=seen_until)
         earlier = None if previous is None else Earlier.read(previous, one.patients[0])
         file, none = options(scenarios)
         opened = Reopened.of(opened_run)

@@ -17,11 +17,12 @@ from ..cohort import Cohort, read_cohort
 from ..diagnosis import forecasts, landmark
 from ..diagnosis.progression import first_course
 from ..holdout import late_rows
+from ..problem import Problem
 from ..reopened import Reopened
 from ..results import DEGREES
 from ..temporal import known_on
-from .patient import NewPatient, one_patient, pose_patient
-from .posterior import PatientPosterior, posterior_of
+from .patient import alone, one_patient, pose_patient
+from .posterior import Integral, PatientPosterior, integral_of, populations_of, weighed
 from .predictions import Predictions
 
 CUTOFFS: Final = (14.0, 30.0, 60.0)
@@ -77,36 +78,45 @@ def hold_out(
     cores
         Threads; they do not change the result.
     tick
-        Told of each forecast, and of each patient of `HeldOut.own`.
+        Told of each patient, and of each forecast.
     """
     cohort = read_cohort(run.run.cohort_path)
+    known = {cutoff: known_on(cohort, cutoff) for cutoff in cutoffs}
+    later = {cutoff: late_rows(run.problem, cutoff, UNTIL) for cutoff in cutoffs}
+    place, hyper = populations_of(run.draws)
     scored, free, draws, own = [], [], [], []
-    streams = iter(rng.spawn(len(cohort.patients) * (len(cutoffs) + 1)))
-    for cutoff in cutoffs:
-        known = known_on(cohort, cutoff)
-        later = late_rows(run.problem, cutoff, UNTIL)
-        for name in cohort.patients:
-            stream = next(streams)
-            if name in known.patients:
-                found = _forecast(run, one_patient(known, name), stream, cores)
+    for name, stream in zip(cohort.patients, rng.spawn(len(cohort.patients)), strict=True):
+        full = integral_of(_known(run, cohort, name), hyper, stream, cores=cores)
+        own += _own(run, name, full)
+        tick(1.0)
+        for cutoff in cutoffs:
+            if _alive(known[cutoff], name):
+                posed = pose_patient(run, one_patient(known[cutoff], name), same=True)
+                now = integral_of(posed.problem, hyper, stream, cores=cores)
+                found = weighed(posed, place, hyper, now, full)
                 draws.append(_quality(found, name, cutoff))
-                rows = later.isel(row=np.flatnonzero(later["patient"].values.astype(str) == name))
+                rows = later[cutoff]
+                rows = rows.isel(row=np.flatnonzero(rows["patient"].values.astype(str) == name))
                 predictions = Predictions(found, np.unique([0.0, cutoff, *HORIZONS, *rows["time"].values]))
                 if rows.sizes["row"]:
                     scored.append(forecasts.own(_as_forecast(predictions, rows, cutoff)))
                 free.append(_free(predictions, name, cutoff))
             tick(1.0)
-    for place, name in enumerate(cohort.patients):
-        own += _own(run, cohort, place, name, next(streams), cores)
-        tick(1.0)
-    chances = pd.DataFrame(free)
-    progressed, reliable = _progression(cohort, chances, rng)
-    measurements = forecasts.by_assay(pd.concat(scored, ignore_index=True))
-    return HeldOut(measurements, progressed, reliable, pd.DataFrame(draws), pd.DataFrame(own))
+    progressed, reliable = _progression(cohort, pd.DataFrame(free), rng)
+    rows_scored = pd.concat(scored, ignore_index=True).sort_values("cutoff", kind="stable")
+    quality = pd.DataFrame(draws).sort_values("cutoff", kind="stable")
+    return HeldOut(forecasts.by_assay(rows_scored), progressed, reliable, quality, pd.DataFrame(own))
 
 
-def _forecast(run: Reopened, one: Cohort, rng: np.random.Generator, cores: int) -> PatientPosterior:
-    return posterior_of(pose_patient(run, one, same=True), run.draws, rng, cores=cores)
+def _known(run: Reopened, cohort: Cohort, name: str) -> Problem:
+    """A patient as the run has seen it, who may have died since."""
+    return alone(run.problem, cohort.patients.index(name), name)
+
+
+def _alive(cohort: Cohort, name: str) -> bool:
+    """Whether a patient has rows and is not known to have died."""
+    rows = cohort.table[cohort.table["ID"] == name]
+    return len(rows) > 0 and not ((rows["DVID"] == "death") & (rows["DV"] == 1)).any()
 
 
 def _quality(found: PatientPosterior, name: str, cutoff: float) -> dict[str, Any]:
@@ -171,21 +181,15 @@ def _progression(cohort: Cohort, chances: pd.DataFrame, rng: np.random.Generator
                 tables.append(table.assign(day=day, predicted=predicted))
         chance = free[f"{RELIABILITY_DAY:g}"].to_numpy()
         thirds.append(landmark.thirds(course, chance, cutoff=float(str(cutoff)), day=RELIABILITY_DAY))
-    if not tables:
+    if not tables:  # too few patients at risk
         return pd.DataFrame(), pd.DataFrame()
     return pd.concat(tables, ignore_index=True), pd.concat(thirds, ignore_index=True)
 
 
-def _own(
-    run: Reopened, cohort: Cohort, place: int, name: str, rng: np.random.Generator, cores: int
-) -> list[dict[str, Any]]:
+def _own(run: Reopened, name: str, full: Integral) -> list[dict[str, Any]]:
     """A patient's deviations with all its rows, beside the run's own."""
-    table = cohort.table[cohort.table["ID"] == name].reset_index(drop=True)
-    one = Cohort(table=table, name=cohort.name, sha256=cohort.sha256)
-    patient: NewPatient = pose_patient(run, one, same=True)
-    found = posterior_of(patient, run.draws, rng, cores=cores)
-    mean = found.weight @ found.deviation
-    sd = np.sqrt(found.weight @ (found.deviation - mean) ** 2)
+    place = run.problem.patients.index(name)
+    mean, sd = full.deviation.mean(axis=0), full.deviation.std(axis=0)
     theirs = run.draws.deviation[:, :, place].reshape(-1, mean.size)
     names = [*run.problem.random, *("occasion" for _ in range(mean.size - len(run.problem.random)))]
     return [

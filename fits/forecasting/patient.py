@@ -16,6 +16,7 @@ from ..cohort_terms import EVENTS
 from ..population import estimated
 from ..problem import Problem, pose, several
 from ..reopened import Reopened
+from ..temporal import known_on
 
 #: What the patient is called among the run's own; no file can hold such an ID.
 NEWCOMER: Final = "\N{SYMBOL FOR NULL}"
@@ -223,6 +224,15 @@ def alone(problem: Problem, row: int, name: str) -> Problem:
     return replace(own, patients=(name,), observed=replace(only, patients=(name,), patient=np.zeros_like(only.patient)))
 
 
-def read_patient(path: str | Path, patient: str | None = None) -> Cohort:
-    """Read a cohort file by the rules of `reinfuse check`, and take the one patient out of it."""
-    return one_patient(read_cohort(path), patient)
+def read_patient(path: str | Path, patient: str | None = None, *, seen_until: float | None = None) -> Cohort:
+    """Read a cohort file by the rules of `reinfuse check`, and take the one patient out of it.
+
+    Parameters
+    ----------
+    path, patient
+        The file, and who, where it has several.
+    seen_until
+        Forget what came after that day; who progressed or died later is then free of it on that day.
+    """
+    cohort = read_cohort(path)
+    return one_patient(cohort if seen_until is None else known_on(cohort, seen_until), patient)

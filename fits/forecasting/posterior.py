@@ -131,6 +131,25 @@ class PatientPosterior:
         return np.asarray(rng.permutation(places), dtype=np.int64)
 
 
+@dataclass(frozen=True, eq=False)
+class Integral:
+    """One patient's data at every draw of the population.
+
+    Attributes
+    ----------
+    deviation : ndarray (S, q)
+        A draw of the deviations given each population and the data.
+    loglik : ndarray (S,)
+        Of the data given each population, deviations integrated out.
+    variance : ndarray (S,)
+        Relative variance of each integral.
+    """
+
+    deviation: Floats
+    loglik: Floats
+    variance: Floats
+
+
 def posterior_of(
     patient: NewPatient,
     draws: Draws,
@@ -157,25 +176,52 @@ def posterior_of(
     tick
         Told of the share of the work that was done.
     """
-    places = thinned(draws, populations)
+    place, hyper = populations_of(draws, populations)
+    seen = None if patient.alike else patient.known
+    share = 1.0 if seen is None else 0.5
+    now = integral_of(patient.problem, hyper, rng, cores=cores, tick=lambda x: tick(share * x))
+    before = None
+    if seen is not None:
+        before = integral_of(seen, hyper, rng, cores=cores, tick=lambda x: tick(share * x))
+    return weighed(patient, place, hyper, now, before)
+
+
+def populations_of(draws: Draws, count: int = POPULATION_DRAWS) -> tuple[Integers, Floats]:
+    """Places (S,) of draws evenly spaced over a run's, chains one after the other, and their populations (S, d)."""
+    places = thinned(draws, count)
     length = draws.population.shape[1]
     hyper = np.stack([draws.hyper(c, k) for c, k in places])
-    both = patient.known is not None and not patient.alike
-    deviation, loglik, variance = _integrated(
-        patient.problem, hyper, rng, cores, lambda x: tick(0.5 * x if both else x)
-    )
-    log_weight, noise = loglik, variance
-    if patient.known is not None:
-        log_weight, noise = np.zeros_like(loglik), np.zeros_like(variance)
-        if not patient.alike:
-            _, before, more = _integrated(patient.known, hyper, rng, cores, lambda x: tick(0.5 * x))
-            log_weight, noise = loglik - floored(before[:, None])[0][:, 0], variance + more
+    return np.array([c * length + k for c, k in places], dtype=np.int64), hyper
+
+
+def weighed(
+    patient: NewPatient, place: Integers, hyper: Floats, now: Integral, before: Integral | None
+) -> PatientPosterior:
+    """Weigh the populations by what they say of a patient.
+
+    Parameters
+    ----------
+    patient
+        Posed in the terms of the run.
+    place, hyper
+        From `populations_of`.
+    now
+        Of the patient's rows.
+    before
+        Of the rows that the run has seen; not needed where these are the same, or none.
+    """
+    log_weight, noise = now.loglik, now.variance
+    if patient.alike:
+        log_weight, noise = np.zeros_like(now.loglik), np.zeros_like(now.variance)
+    elif before is not None:
+        log_weight = now.loglik - floored(before.loglik[:, None])[0][:, 0]
+        noise = now.variance + before.variance
     log_weight, shape = _normalised(log_weight)
     return PatientPosterior(
         patient=patient,
         hyper=hyper,
-        place=np.array([c * length + k for c, k in places], dtype=np.int64),
-        deviation=deviation,
+        place=place,
+        deviation=now.deviation,
         log_weight=log_weight,
         pareto_k=shape,
         error=float(np.sqrt(noise.mean())),
@@ -195,26 +241,45 @@ def _normalised(log_weight: Floats) -> tuple[Floats, float]:
 # ------------------------------------------------------------------------------------- one patient's data
 
 
-def _integrated(
-    problem: Problem, hyper: Floats, rng: np.random.Generator, cores: int, tick: Callable[[float], None]
-) -> tuple[Floats, Floats, Floats]:
-    """One draw of the deviations for each population (S, q), the log-likelihood (S,), and its relative variance."""
+def integral_of(
+    problem: Problem,
+    hyper: Floats,
+    rng: np.random.Generator,
+    *,
+    cores: int = 1,
+    tick: Callable[[float], None] = lambda _: None,
+) -> Integral:
+    """Integrate one patient's deviations out at every population, and keep a draw of them.
+
+    Parameters
+    ----------
+    problem
+        Of one patient.
+    hyper
+        (S, d) populations.
+    rng, cores, tick
+        As in `posterior_of`.
+    """
     h, b = _teaching_draws(problem, hyper, rng)
     tick(0.3)
+    found = _learnt(problem, hyper, h, b, DEVIATION_DRAWS, rng, cores)
+    tick(0.35)
+    if not found.variance.mean() <= NOISY:
+        # the draws kept so far teach the next proposals: they are nearer to the posterior than what taught the first
+        kept = rng.choice(len(hyper), size=len(hyper), p=np.exp(_normalised(found.loglik)[0]))
+        h, b = np.concatenate([h, hyper[kept]]), np.concatenate([b, found.deviation[kept]])
+        found = _learnt(problem, hyper, h, b, FURTHER * DEVIATION_DRAWS, rng, cores)
+    tick(0.35)
+    return found
+
+
+def _learnt(
+    problem: Problem, hyper: Floats, h: Floats, b: Floats, count: int, rng: np.random.Generator, cores: int
+) -> Integral:
+    """Importance sampling, proposals learnt from populations (draws, d) and deviations (draws, q)."""
     coordinates = learnt(layout(problem), h, b[:, None])
     mixture = Mixture.learn(coordinates, h, b[:, None], rng)
-    deviation, loglik, variance = _proposed(problem, hyper, coordinates, mixture, DEVIATION_DRAWS, rng, cores)
-    tick(0.35)
-    if not variance.mean() <= NOISY:
-        # the draws kept so far teach the next proposals: they are nearer to the posterior than what taught the first
-        kept = rng.choice(len(hyper), size=len(hyper), p=np.exp(_normalised(loglik)[0]))
-        h, b = np.concatenate([h, hyper[kept]]), np.concatenate([b, deviation[kept]])
-        coordinates = learnt(layout(problem), h, b[:, None])
-        mixture = Mixture.learn(coordinates, h, b[:, None], rng)
-        count = FURTHER * DEVIATION_DRAWS
-        deviation, loglik, variance = _proposed(problem, hyper, coordinates, mixture, count, rng, cores)
-    tick(0.35)
-    return deviation, loglik, variance
+    return _proposed(problem, hyper, coordinates, mixture, count, rng, cores)
 
 
 def at_populations(problem: Problem, hyper: Floats) -> Conditional:
@@ -267,7 +332,7 @@ def _proposed(
     count: int,
     rng: np.random.Generator,
     cores: int,
-) -> tuple[Floats, Floats, Floats]:
+) -> Integral:
     """Importance sampling of the deviations at every population: see the module's text."""
     log_sd = coordinates.layout.log_sd
 
@@ -287,4 +352,4 @@ def _proposed(
     parts = [hyper[low : low + TOGETHER] for low in range(0, len(hyper), TOGETHER)]
     done = in_threads(one, parts, rng.spawn(len(parts)), cores=cores, tick=lambda _: None)
     deviation, loglik, variance = (np.concatenate(part) for part in zip(*done, strict=True))
-    return deviation, loglik, variance
+    return Integral(deviation, loglik, variance)

@@ -248,6 +248,14 @@ def test_nobody_who_progresses_needs_an_option(run, newcomer, tmp_path, monkeypa
     assert "none of the patient's draws progresses within the laboratory's follow-up" in found.summary
 
 
+def test_in_hindsight_is_as_it_would_have_been(run, newcomer, made, tmp_path):
+    """The rows after the day are as good as not written yet."""
+    found = forecast(
+        run.path, newcomer[1][60], seen_until=14.0, until=365.0, out=tmp_path / "o", progress=silent, with_benefit=False
+    )
+    pd.testing.assert_frame_equal(found.tables["forecast"], made[1].tables["forecast"])
+
+
 class TestRefused:
     def test_a_day_that_is_over(self, run, newcomer, tmp_path):
         with pytest.raises(ReinfuseError, match=r"--until is 20, and patient .* was seen until day 60 already"):
