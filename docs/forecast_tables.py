@@ -1,6 +1,6 @@
 """Write the tables and pictures of `docs/forecast.md` from what `make forecasts` has left.
 
-``python docs/forecast_tables.py FOLDER`` reads the folders ``day_30``, ``day_100`` (of `reinfuse forecast`) and
+``python docs/forecast_tables.py FOLDER`` reads the folders ``day_14``, ``day_90`` (of `reinfuse forecast`) and
 ``calibration`` (of `scripts/forecast_calibration.py`), and writes ``docs/generated/forecast_*.md`` and
 ``docs/images/forecast_*.png``.
 """
@@ -28,12 +28,12 @@ def main() -> None:
     write("measurements", made, measurements(tables["measurements"]))
     write("progression", made, progression(tables["progression"]))
     write("draws", made, draws(tables["draws"]) + "\n\n" + own(tables["own"]))
-    write("words", "A synthetic patient, as known on day 100", words(folder / "day_100" / "summary.md"))
-    write("seconds", "Processor seconds of the forecast above", seconds(folder / "day_100" / "run.json"))
+    write("words", "A synthetic patient, as known on day 90", words(folder / "day_90" / "summary.md"))
+    write("seconds", "Processor seconds of the forecast above", seconds(folder / "day_90" / "run.json"))
     for name in ("coverage", "reliability"):
         shutil.copy(found / "figures" / f"{name}.png", DOCS / "images" / f"forecast_{name}.png")
     for name in ("assays", "progression", "benefit"):
-        shutil.copy(folder / "day_100" / "figures" / f"{name}.png", DOCS / "images" / f"forecast_{name}.png")
+        shutil.copy(folder / "day_90" / "figures" / f"{name}.png", DOCS / "images" / f"forecast_{name}.png")
 
 
 def write(name: str, made: str, text: str) -> None:
@@ -115,9 +115,9 @@ def own(found: pd.DataFrame) -> str:
     """Patients of the run with all their rows, beside the run's own posterior."""
     shift, ratio = found["shift"].abs(), found["ratio"]
     return (
-        f"With all rows of a patient, deviations beside those of the run itself ({len(found)} of them): means differ by "
-        f"{shift.median():.3f} sd in the median and {shift.max():.2f} at most; sds by a factor of {ratio.min():.2f} to "
-        f"{ratio.max():.2f}."
+        f"With all rows of a patient, deviations beside those of the run itself ({len(found)} of them): means differ "
+        f"by {shift.median():.3f} sd in the median and {shift.max():.2f} at most; sds by a factor of {ratio.min():.2f} "
+        f"to {ratio.max():.2f}."
     )
 
 

@@ -118,7 +118,7 @@ def progression(table: pd.DataFrame, *, now: float, patient: str, previous: pd.D
     if previous is not None:
         panel.plot(previous["month"], previous["probability"], "s--", color=style.VERMILION, label="earlier forecast")
     handles: list[Line2D | Patch] = [*panel.get_lines()]
-    handles.append(Patch(color=style.BLUE, alpha=0.4, label="50 and 95 % of what the patient's own chance may be"))
+    handles.append(Patch(color=style.BLUE, alpha=0.4, label="50 and 95 % of the patient's draws"))
     panel.set_ylim(-0.02, 1.02)
     panel.set_xlabel("months since infusion")
     panel.set_ylabel("progressed by then")

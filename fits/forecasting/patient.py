@@ -88,20 +88,26 @@ class NewPatient:
         return float(self.problem.ob_time[0, : self.rows].max(initial=0.0))
 
     @property
+    def last_infusion(self) -> float:
+        """Day of the latest infusion; progression is counted anew from there."""
+        return float(self.cohort.infusions["TIME"].max())
+
+    @property
     def progressed_on(self) -> float | None:
-        """Day on which progression was seen; None: it was not."""
+        """Day on which progression was seen after the latest infusion; None: it was not."""
         day = self._events(1.0).min()
         return None if np.isnan(day) else float(day)
 
     @property
     def free_until(self) -> float | None:
-        """Last day known to be without progression; None: the file does not say."""
+        """Last day after the latest infusion known to be without progression; None: the file does not say."""
         day = self._events(0.0).max()
         return None if np.isnan(day) or self.progressed_on is not None else float(day)
 
     def _events(self, value: float) -> "pd.Series[float]":
         table = self.cohort.table
-        return table.loc[(table["DVID"] == "progression") & (table["DV"] == value), "TIME"]
+        progression = (table["DVID"] == "progression") & (table["TIME"] > self.last_infusion)
+        return table.loc[progression & (table["DV"] == value), "TIME"]
 
     @property
     def summary(self) -> str:

@@ -89,10 +89,11 @@ class Predictions:
 
     @cached_property
     def cumulative(self) -> Floats | None:
-        """Cumulative hazard of progression (S, T), which counts from the first assessment on; None: not modelled."""
+        """Cumulative hazard (S, T) from the first assessment after the latest infusion on; None: not modelled."""
         if "H" not in self.simulated:
             return None
-        return np.where(self.times < EARLY, 0.0, self.simulated["H"])
+        assessed = self.times >= self.posterior.patient.last_infusion + EARLY
+        return np.where(assessed, self.simulated["H"], 0.0)
 
     @property
     def survived(self) -> Floats:
@@ -156,7 +157,7 @@ class Predictions:
         patient = self.posterior.patient
         rows = []
         levels = [end for level in LEVELS for end in (0.5 - level / 2, 0.5 + level / 2)]
-        since = patient.free_until or 0.0
+        since = patient.last_infusion if patient.free_until is None else patient.free_until
         for number, day in enumerate(months(until), start=1):
             if patient.progressed_on is not None:
                 if day >= patient.progressed_on:

@@ -109,8 +109,8 @@ def _progression(posterior: PatientPosterior, table: pd.DataFrame | None, until:
         return [f"No month ends after the last day known to be free of progression and before day {until:g}."]
     if patient.free_until is None:
         said = [
-            "The file does not say until when the patient is free of progression, so chances count from the infusion. "
-            "Add a row with DVID progression, DV 0 and the last day known to be free of it."
+            "The file does not say until when the patient is free of progression, so chances count from the latest "
+            "infusion. Add a row with DVID progression, DV 0 and the last day known to be free of it."
         ]
     else:
         said = [f"Known to be free of progression until day {patient.free_until:g}."]
@@ -118,8 +118,8 @@ def _progression(posterior: PatientPosterior, table: pd.DataFrame | None, until:
     for row in table[table["month"].isin(shown)].to_dict("records"):
         said.append(
             f"By the end of month {row['month']:.0f}: progression with a chance of {row['probability']:.0%} (Monte "
-            f"Carlo error {row['mc_error']:.1%}). Were the patient known exactly, it would lie between "
-            f"{row['low_80']:.0%} and {row['high_80']:.0%} with 80 %."
+            f"Carlo error {row['mc_error']:.1%}), the mean over the patient's draws; 80 % of them give between "
+            f"{row['low_80']:.0%} and {row['high_80']:.0%}."
         )
     return said
 
@@ -139,8 +139,9 @@ def _options(benefit: Benefit | None, why_not: str | None) -> list[str]:
             continue
         worlds = table[(table["option"] == name) & (table["world"] != STACKED)]["better"]
         said.append(
-            f"{name} ({benefit.about[name].rstrip('.')}): better with a chance of {row['better']:.0%} (worlds: "
-            f"{worlds.min():.0%} to {worlds.max():.0%}), worse with {row['worse']:.0%}; progression-free days gained "
-            f"{row['gain_days']:.0f} on average, {row['gain_low']:.0f} to {row['gain_high']:.0f} for 95 % of draws."
+            f"{name} ({benefit.about[name].rstrip('.')}): better with a chance of {row['better']:.0%} (by world "
+            f"{worlds.min():.0%} to {worlds.max():.0%}), worse with {row['worse']:.0%}; progression-free days "
+            f"gained {row['gain_days']:.0f} on average, {row['gain_low']:.0f} to {row['gain_high']:.0f} for 95 % of "
+            "draws."
         )
     return said

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reinfuse.fits.cohort import cohort_from_frame
+from reinfuse.fits.cohort import Cohort, cohort_from_frame
 from reinfuse.fits.forecasting.patient import one_patient, pose_patient
 from reinfuse.fits.geometry import Posterior
 from reinfuse.fits.reopened import Reopened
@@ -126,8 +126,15 @@ class TestRefused:
 
 def test_two_infusions_are_posed_with_their_occasions(two_infusions, tmp_path):
     run = Reopened.of(drawn_run.write(tmp_path / "run", two_infusions, one=2, two=3))
-    for place, name in enumerate(two_infusions.cohort.patients):
-        posed = pose_patient(run, one_patient(two_infusions.cohort, name))
+    known = known_on(two_infusions.cohort, 1e4)
+    for place, name in enumerate(known.patients):
+        rows = known.table[known.table["ID"] == name]
+        posed = pose_patient(run, Cohort(table=rows, name="one", sha256=""))
+        infusions = rows[rows["EVID"] == 1]["TIME"]
+        assert posed.last_infusion == infusions.max()
+        before = rows[(rows["DVID"] == "progression") & (rows["DV"] == 1) & (rows["TIME"] < posed.last_infusion)]
+        if len(before):
+            assert posed.progressed_on != before["TIME"].iloc[0], "what came before the latest infusion is over"
         h, b = run.draws.hyper(0, 3), run.draws.deviation[0, 3]
         whole = Posterior(run.problem).conditional(h).loglik(b)[place]
         alone = Posterior(posed.problem).conditional(h).loglik(b[place : place + 1])[0]
