@@ -162,8 +162,7 @@ def forecast(
         why_not = reason_against(one) or ""
     if not why_not:
         folder.mkdir(parents=True, exist_ok=True)
-        arms = len(file.scenarios) * len(file.worlds)
-        with clock.part("benefit"), progress("Options after progression", float(draws * arms)) as tick:
+        with clock.part("benefit"), progress("Options after progression", 1.0) as tick:
             found = _laboratory(posterior, opened_run, file, none, streams[1], seed, folder, draws, tick)
     if found is not None:
         tables["benefit"] = found.table
@@ -214,7 +213,7 @@ def _laboratory(
     """What options would gain; None where no draw progresses."""
     path = folder / UNFINISHED
     try:
-        return benefit_of(posterior, run, file, none, rng=rng, seed=seed, path=path, patients=draws, progress=tick)
+        return benefit_of(posterior, run, file, none, rng=rng, seed=seed, path=path, patients=draws, tick=tick)
     except NobodyProgressed:
         return None
 

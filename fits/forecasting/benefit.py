@@ -104,7 +104,7 @@ def benefit_of(
     path: Path,
     patients: int = DRAWS,
     cores: int | None = 1,
-    progress: Callable[[float], None] | None = None,
+    tick: Callable[[float], None] = lambda _: None,
 ) -> Benefit:
     """Try every option of a file on a patient.
 
@@ -124,17 +124,31 @@ def benefit_of(
         Where outcomes may be kept meanwhile; deleted at the end.
     patients
         Draws of the patient that are followed in each arm.
-    cores, progress
+    cores
         As in `engine.run`.
+    tick
+        Told of the share of the work that was done.
+
+    Raises
+    ------
+    NobodyProgressed
+        If no draw of the patient progresses within the laboratory's follow-up.
     """
     by_hazard = file.settings.progression == "hazard" and "H" in posterior.patient.problem.kernel.readouts
     rule = "hazard" if by_hazard else "mprotein"
     file = file.model_copy(update={"settings": file.settings.model_copy(update={"progression": rule})})
     population = patients_population(posterior, run, file, rng=rng, by_hazard=by_hazard)
     file = file.without(population.lacking)
+    share_of_one = 1.0 / (patients * len(file.scenarios) * len(file.worlds))
     try:
         experiment = engine.run(
-            file, population, patients=patients, seed=seed, path=path, cores=cores, progress=progress
+            file,
+            population,
+            patients=patients,
+            seed=seed,
+            path=path,
+            cores=cores,
+            progress=lambda done: tick(done * share_of_one),
         )
         weights = present_weights(experiment.outcomes, file)
         names = [scenario.name for scenario in file.scenarios if scenario.name != none]
