@@ -24,11 +24,15 @@ def main() -> None:
     run = json.loads((found / "run.json").read_text(encoding="utf-8"))
     versions = ", ".join(f"{name} {run['versions'][name]}" for name in ("reinfuse", "numpy", "numba"))
     made = f"`make forecasts`, {date.today()}; {versions}; {run['patients']} patients, each forecast by the others"
-    tables = {name: pd.read_csv(found / f"{name}.csv") for name in ("measurements", "progression", "draws", "own")}
+    tables = {
+        name: pd.read_csv(found / f"{name}.csv")
+        for name in ("measurements", "progression", "reliability", "draws", "own")
+    }
     write("measurements", made, measurements(tables["measurements"]))
     write("progression", made, progression(tables["progression"]))
+    write("reliability", made, reliability(tables["reliability"]))
     write("draws", made, draws(tables["draws"]) + "\n\n" + own(tables["own"]))
-    write("words", "A synthetic patient, as known on day 90", words(folder / "day_90" / "summary.md"))
+    write("words", "A synthetic patient, as known on day 90", words(folder / "day_90"))
     write("seconds", "Processor seconds of the forecast above", seconds(folder / "day_90" / "run.json"))
     for name in ("coverage", "reliability"):
         shutil.copy(found / "figures" / f"{name}.png", DOCS / "images" / f"forecast_{name}.png")
@@ -93,6 +97,21 @@ def progression(found: pd.DataFrame) -> str:
     return table(head, rows)
 
 
+def reliability(found: pd.DataFrame) -> str:
+    """Thirds of the predicted risk."""
+    rows = [
+        (
+            f"{row['cutoff']:.0f}",
+            row["third"],
+            f"{row['n']}",
+            f"{row['predicted']:.0%}",
+            f"{row['observed']:.0%} ({row['lower']:.0%}-{row['upper']:.0%})",
+        )
+        for row in found.to_dict("records")
+    ]
+    return table(("seen to day", "third", "patients", "predicted by day 180", "observed (95 %)"), rows)
+
+
 def draws(found: pd.DataFrame) -> str:
     """How many effective draws such forecasts have."""
     rows = [
@@ -121,9 +140,11 @@ def own(found: pd.DataFrame) -> str:
     )
 
 
-def words(file: Path) -> str:
-    """The summary without its title and without the laboratory's caveats."""
-    text = file.read_text(encoding="utf-8").split("## Before you use")[0]
+def words(folder: Path) -> str:
+    """The summary without its title, the name of the run and the laboratory's caveats."""
+    name = json.loads((folder / "run.json").read_text(encoding="utf-8"))["run"]
+    text = (folder / "summary.md").read_text(encoding="utf-8").split("## Before you use")[0].strip()
+    text = text.replace(f"the run {name}", "the run RUN")
     quoted = [line.replace("## ", "**") + "**" if line.startswith("## ") else line for line in text.splitlines()]
     return "\n".join(f"> {line}".rstrip() for line in quoted if not line.startswith("# "))
 
