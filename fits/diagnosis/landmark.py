@@ -187,10 +187,7 @@ def thirds(course: pd.DataFrame, free: Array, *, cutoff: float, day: float) -> p
                 "observed": 1.0 - float(seen["survival"]),
                 "lower": 1.0 - float(seen["upper"]),
                 # without an event Greenwood's interval has no width; the exact binomial one has
-                "upper": 1.0
-                - float(
-                    seen["lower"] if (happened & (own["time"] <= day)).any() else 0.025 ** (1.0 / max(len(own), 1))
-                ),
+                "upper": 1.0 - float(seen["lower"] if by_then else 0.025 ** (1.0 / max(len(own), 1))),
             }
         )
     return pd.DataFrame(lines)
