@@ -38,6 +38,8 @@ class Table:
                 "failed": False,
                 "infused": True,
                 "pfs_from_relapse_days": days,
+                "pfs_days_2": np.array(days) - 60.0,
+                "pfs_event_2": "progression",
             }
         )
 
