@@ -36,16 +36,21 @@ def command(
 ) -> None:
     """Forecast one patient by the run's population and the patient's own data.
 
-    The population's uncertainty is carried: its draws are weighed by how well they explain the patient. Writes
-    forecast.csv (measurements to come), progression.csv (chance by month), benefit.csv (options after progression
-    against none), figures, summary.md and run.json. When a visit has come, add its rows and run it again, with
-    `--previous` for what has changed.
+    The population's uncertainty is carried: its draws are weighed by how
+    well they explain the patient. Writes forecast.csv (measurements to
+    come), progression.csv (chance by month), benefit.csv (options after
+    progression against none), figures, summary.md and run.json. When a
+    visit has come, add its rows and run it again, with `--previous` for
+    what has changed.
 
-    The file is a cohort file (`reinfuse check`). A row with DVID progression, DV 0 says until when the patient is known
-    to be free of it. Exit code 3: saved, but too few draws of the population fit the patient.
+    The file is a cohort file (`reinfuse check`). A row with DVID
+    progression, DV 0 says until when the patient is known to be free of
+    it. Exit code 3: saved, but too few draws of the population fit the
+    patient, or the run has not converged.
 
-    Examples: `reinfuse forecast run p7.csv --until 365 --out p7`, `reinfuse forecast run p7.csv --until 365 --previous
-    p7 --out p7_day_60`, `reinfuse forecast run cohort.csv --patient P7 --until 180 --out p7 --no-benefit`
+    Examples: `reinfuse forecast run p7.csv --until 365 --out p7`,
+    `reinfuse forecast run p7.csv --until 365 --previous p7 --out p7_b`,
+    `reinfuse forecast run cohort.csv --patient P7 --until 180 --out p7`
     """
     begun = time.monotonic()
     from rich.console import Console
