@@ -14,7 +14,7 @@ from ..result_folder import RUN_FILE, kind_of
 from ..retreatment.statistics import STACKED
 from .patient import NewPatient
 from .predictions import MEASUREMENT
-from .words import value_in_words
+from .words import between, value_in_words
 
 KIND: Final = "forecast"
 SAME: Final = 0.01  # difference of chances
@@ -108,8 +108,8 @@ class Earlier:
             }
             (median, low, high), (old, old_low, old_high) = shown["now"], shown["before"]
             said.append(
-                f"{assay} on day {last['time']:g}: {median} (80 %: {low} to {high}), after {old} ({old_low} to "
-                f"{old_high})."
+                f"{assay} on day {last['time']:g}: {median} (80 % {between(low, high)}), after {old} "
+                f"({between(old_low, old_high)})."
             )
         return said
 

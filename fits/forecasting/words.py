@@ -84,14 +84,17 @@ def _measurements(posterior: PatientPosterior, table: pd.DataFrame) -> list[str]
             for name in ("median", "low_80", "high_80", "low_95", "high_95")
         )
         said.append(
-            f"{assay} on day {last['time']:g}: {median} {last['unit']}; with 80 % between {low} and {high}, with 95 % "
-            f"between {lowest} and {highest}."
+            f"{assay} on day {last['time']:g}: {median} {last['unit']}; with 80 % {between(low, high)}, with 95 % "
+            f"{between(lowest, highest)}."
         )
-    return [
-        *said,
-        "These are measurements, residual error included, of a patient without progression and without other therapy "
-        "until then.",
-    ]
+    seen = posterior.patient.progressed_on is not None
+    without = "other therapy" if seen else "progression and without other therapy"
+    return [*said, f"These are measurements, residual error included, of a patient without {without} until then."]
+
+
+def between(low: str, high: str) -> str:
+    """Two ends of an interval, or the one that both are."""
+    return low if low == high else f"between {low} and {high}"
 
 
 def value_in_words(value: float, limit: float | None) -> str:

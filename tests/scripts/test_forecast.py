@@ -239,6 +239,29 @@ def test_a_patient_of_the_run_is_told_so(run, tmp_path):
     assert "Not computed: it was not asked for." in found.summary
 
 
+def test_who_has_progressed_is_told_so(run, tmp_path):
+    """Of a patient of the bundled cohort whom the run has not seen."""
+    whole = read_cohort(BUNDLED)
+    rows = whole.observations
+    new = ~rows["ID"].isin(read_cohort(run.cohort_path).patients)
+    seen = rows[(rows["DVID"] == "progression") & (rows["DV"] == 1) & new]
+    first = seen.iloc[seen["TIME"].argmin()]
+    day = float(first["TIME"])
+    found = forecast(
+        run.path,
+        BUNDLED,
+        patient=str(first["ID"]),
+        seen_until=day,
+        until=day + 60.0,
+        out=tmp_path / "o",
+        progress=silent,
+        with_benefit=False,
+    )
+    assert f"Progression was seen on day {day:g}" in found.summary
+    assert "of a patient without other therapy until then" in found.summary
+    assert (found.tables["progression"]["probability"] == 1.0).all()
+
+
 def test_nobody_who_progresses_needs_an_option(run, newcomer, tmp_path, monkeypatch):
     def nobody(*args, **kwargs):
         raise answers.NobodyProgressed("none of 100 virtual patients progressed")
