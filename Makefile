@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test lint bench bench-inference bench-retreat bench-sensitivity convergence fit-cost validation \
-    retreatment sensitivity identifiability sbc recovery docs lock clean
+    retreatment forecasts sensitivity identifiability sbc recovery docs lock clean
 
 help:  ## say what each target does
 	@sed -n 's/^\([a-z-]*\):.*##/make \1	/p' Makefile | expand -t 24
@@ -53,6 +53,14 @@ validation: env  ## fit and forecasts of a cohort of your own, into the docs; te
 retreatment: env  ## the bundled scenarios on a run of your own, into the docs (RUN=folder of reinfuse fit)
 	$(BIN)/reinfuse retreat $(RUN) --out retreatment_out --patients 2000 --force
 	$(BIN)/python docs/retreatment_tables.py retreatment_out
+
+forecasts: env  ## a synthetic patient forecast by a run, and its own patients by each other, into the docs (RUN=folder of reinfuse fit)
+	$(BIN)/reinfuse forecast $(RUN) fits/data/synthetic_cohort.csv --patient SYN-016 --seen-until 14 --until 365 \
+	    --out forecast_out/day_14
+	$(BIN)/reinfuse forecast $(RUN) fits/data/synthetic_cohort.csv --patient SYN-016 --seen-until 90 --until 365 \
+	    --previous forecast_out/day_14 --out forecast_out/day_90
+	$(BIN)/python scripts/forecast_calibration.py $(RUN) --out forecast_out/calibration
+	$(BIN)/python docs/forecast_tables.py forecast_out
 
 identifiability: env  ## what a run's data can know, and schedules compared, into the docs (RUN=folder of reinfuse fit)
 	$(BIN)/reinfuse identify $(RUN) --out identify_out --force

@@ -188,20 +188,52 @@ def integrate(
     loglik, variance
         (n,) each: minus infinity where every draw failed, and the relative variance of the integral.
     """
-    mean, root = centres(coordinates, h)
+    _, weights = proposed(density, *centres(coordinates, h), mixture, rng, count)
+    return in_halves(weights)
+
+
+def proposed(
+    density: Conditional, mean: Floats, root: Floats, mixture: Mixture, rng: np.random.Generator, count: int
+) -> tuple[Floats, Floats]:
+    """Deviations proposed for every patient, and their importance weights.
+
+    Parameters
+    ----------
+    density
+        The patients given the population.
+    mean, root
+        (n, q) and (n, q, q) centres and scales that the mixture is relative to.
+    mixture
+        To propose from.
+    rng
+        Shifts the points, anew for each half.
+    count
+        Draws, in two halves: an even power of two uses the points best.
+
+    Returns
+    -------
+    deviations, log_weights
+        (2, count / 2, n, q) and (2, count / 2, n): likelihood times prior over the density of the proposal, whose mean
+        is the patient's integral; minus infinity where the model could not be solved.
+    """
     n, q = mean.shape
     sequence = points(mixture.inputs, count // 2)
     constant = np.linalg.slogdet(root)[1] - 0.5 * q * np.log(2.0 * np.pi)
-    halves = np.empty((2, n))
+    deviations, weights = np.empty((2, len(sequence), n, q)), np.empty((2, len(sequence), n))
     for half in range(2):
         shift = rng.uniform(size=(n, mixture.inputs))
         z = np.stack([mixture.draw(np.clip((point + shift) % 1.0, TINY, 1.0 - TINY)) for point in sequence])
-        weights = constant - mixture.log_density(z)
+        weights[half] = constant - mixture.log_density(z)
         for s, one in enumerate(z):
-            b = mean + np.einsum("nqr,nr->nq", root, one)
+            b = deviations[half, s] = mean + np.einsum("nqr,nr->nq", root, one)
             # `value` leaves out the constant of the normal prior
-            weights[s] += density.value(b, density.loglik(b))
-        halves[half] = logsumexp(np.where(np.isnan(weights), -np.inf, weights), axis=0) - np.log(len(sequence))
+            weights[half, s] += density.value(b, density.loglik(b))
+    return deviations, np.where(np.isnan(weights), -np.inf, weights)
+
+
+def in_halves(log_weights: Floats) -> tuple[Floats, Floats]:
+    """Logarithms of integrals (n,), and their relative variances, from the weights (2, draws, n) of two halves."""
+    halves = logsumexp(log_weights, axis=1) - np.log(log_weights.shape[1])
     loglik = np.logaddexp(halves[0], halves[1]) - np.log(2.0)
     with np.errstate(invalid="ignore"):
         difference = np.tanh(0.5 * (halves[0] - halves[1]))  # of the halves, relative to their sum
@@ -219,6 +251,12 @@ def floored(loglik: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     failed = ~np.isfinite(loglik)
     worst = np.where(failed, np.inf, loglik).min(axis=0)
     return np.where(failed, np.where(np.isfinite(worst), worst, LEAST), loglik), failed.any(axis=0)
+
+
+def smoothed(log_weights: Floats) -> tuple[Floats, float]:
+    """Logarithms of weights (draws,) with their tail Pareto smoothed, adding up to 1, and the tail's shape."""
+    found: Any = array_stats.psislw(-log_weights)  # takes log-likelihoods, gives inverse weights
+    return np.asarray(found[0]), float(found[1])
 
 
 def leave_one_out(loglik: Floats, variance: Floats | None = None) -> LeftOut:
@@ -245,8 +283,7 @@ def leave_one_out(loglik: Floats, variance: Floats | None = None) -> LeftOut:
     log_weights = -loglik - logsumexp(-loglik, axis=0)  # inverse-likelihood weights as they are
     pareto = np.where(failed, np.inf, np.nan)
     for i in np.flatnonzero(~failed & smooth & (np.ptp(loglik, axis=0) > 0)):
-        smoothed: Any = array_stats.psislw(loglik[:, i])
-        log_weights[:, i], pareto[i] = smoothed
+        log_weights[:, i], pareto[i] = smoothed(-loglik[:, i])
     elpd = logsumexp(log_weights + loglik, axis=0)
     apart = np.exp(log_weights) * np.expm1(np.clip(loglik - elpd, -700.0, 700.0))
     return LeftOut(elpd, pareto, np.sqrt((apart**2).sum(axis=0)), lpd)

@@ -19,13 +19,12 @@ from typing import Any, Final
 
 import numpy as np
 import xarray as xr
-from arviz_stats.base import array_stats
 from numpy.typing import NDArray
 
 from reinfuse.model.equations.bcma import EARLY
 
 from .assays import LOG_OFFSET
-from .comparison import FEWEST_TO_SMOOTH, in_threads
+from .comparison import FEWEST_TO_SMOOTH, in_threads, smoothed
 from .conditional import Conditional
 from .geometry import Explorer, Posterior
 from .population import estimated
@@ -207,8 +206,7 @@ def left_out(slope: Floats, hyper: Floats) -> Floats:
     log_weights = -loglik
     if loglik.shape[0] >= FEWEST_TO_SMOOTH:
         for i in np.flatnonzero(np.ptp(loglik, axis=0) > 1e-6):
-            smoothed: Any = array_stats.psislw(loglik[None, :, i])  # takes log-likelihoods, gives inverse weights
-            log_weights[:, i] = np.asarray(smoothed[0]).ravel()
+            log_weights[:, i] = smoothed(log_weights[:, i])[0]
     log_weights -= log_weights.max(axis=0)
     return np.asarray(log_weights - np.log(np.exp(log_weights).sum(axis=0)))
 
@@ -314,13 +312,13 @@ def _deviations(
     starts = known.deviations[rng.integers(len(known.deviations), size=len(hyper))]
 
     def one(h: Floats, start: Floats, stream: np.random.Generator) -> Floats:
-        return _conditional_draws(posterior.conditional(h), known.root, known.step, start, stream)
+        return conditional_draws(posterior.conditional(h), known.root, known.step, start, stream)
 
     found = in_threads(one, list(hyper), list(starts), rng.spawn(len(hyper)), cores=cores, tick=tick)
     return np.concatenate(found)
 
 
-def _conditional_draws(
+def conditional_draws(
     density: Conditional, root: Floats, step: Floats, start: Floats, rng: np.random.Generator
 ) -> Floats:
     """Deviations (KEPT, n, q) given a population: the ends of Hamiltonian trajectories."""

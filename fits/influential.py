@@ -24,7 +24,7 @@ from .coordinates import Coordinates, Sites
 from .geometry import Posterior
 from .likelihood_op import LogDensity
 from .population import population_model
-from .problem import Problem
+from .problem import Problem, several
 from .proposals import SITE_FLOOR, Mixture, centres, coordinates_of, pairs
 from .results import Draws, thinned
 from .sampling import Settings, sample
@@ -111,7 +111,7 @@ class OnePatient:
             coordinates.scale,
             Sites(sites.precision[rows], sites.linear[rows], sites.cross[rows]),
         )
-        self.mixture = Mixture(mixture.weight[rows], mixture.mean[rows], mixture.root[rows])
+        self.mixture = mixture.of(rows)
 
     def __call__(self, h: Floats) -> tuple[float, float]:
         """Log-likelihood of the patient given a population, and its relative variance."""
@@ -130,14 +130,6 @@ class OnePatient:
         if not np.isfinite(halves).any():
             return -np.inf, 0.0
         return float(np.logaddexp(*halves) - np.log(2.0)), float(np.tanh(0.5 * (halves[0] - halves[1])) ** 2)
-
-
-def several(problem: Problem, rows: NDArray[np.int64]) -> Problem:
-    """A cohort of some patients of another, a patient as often as it is named."""
-    arrays = ("base", "slot_products", "ev_time", "ev_code", "n_ev", "ob_time", "ob_kind", "ob_family", "ob_value")
-    taken: dict[str, Any] = {name: np.ascontiguousarray(getattr(problem, name)[rows]) for name in (*arrays, "n_ob")}
-    names = tuple(f"{problem.patients[i]}#{k}" for k, i in enumerate(rows.tolist()))
-    return replace(problem, patients=names, order=np.arange(rows.size, dtype=np.int64), **taken)
 
 
 def without(problem: Problem, patient: int) -> Problem:

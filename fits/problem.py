@@ -354,6 +354,14 @@ def pose(cohort: Cohort, specification: Specification | None = None, *, toleranc
     )
 
 
+def several(problem: Problem, rows: NDArray[np.int64]) -> Problem:
+    """A cohort of some patients of another, a patient as often as it is named."""
+    arrays = ("base", "slot_products", "ev_time", "ev_code", "n_ev", "ob_time", "ob_kind", "ob_family", "ob_value")
+    taken: dict[str, Any] = {name: np.ascontiguousarray(getattr(problem, name)[rows]) for name in (*arrays, "n_ob")}
+    names = tuple(f"{problem.patients[i]}#{k}" for k, i in enumerate(rows.tolist()))
+    return replace(problem, patients=names, order=np.arange(rows.size, dtype=np.int64), **taken)
+
+
 def _readouts(present: Sequence[str]) -> tuple[str, ...]:
     """What a fit's simulations report: nothing that would keep a state alive for its own sake."""
     assays = tuple(a for a in ("transgene", "cart", "sbcma", "mprotein") if a in present)

@@ -135,6 +135,10 @@ class Mixture:
             np.linalg.cholesky(np.concatenate([WIDER**2 * covariance, wide], axis=1)),
         )
 
+    def of(self, rows: NDArray[np.int64]) -> Self:
+        """For some patients, each as often as it is named."""
+        return type(self)(self.weight[rows], self.mean[rows], self.root[rows])
+
     @property
     def inputs(self) -> int:
         """Uniform numbers that a draw takes: the component, the tail, and one for each deviation."""

@@ -74,6 +74,7 @@ def write(
     figures: Mapping[str, Figure],
     provenance: Mapping[str, Any],
     numbers: Mapping[str, pd.DataFrame] | None = None,
+    texts: Mapping[str, str] | None = None,
     earlier: Collection[str] = (),
 ) -> None:
     """Write everything in place of an earlier result; `run.json` comes last.
@@ -92,6 +93,8 @@ def write(
         What `run.json` says beside its ``kind``.
     numbers
         `figures/NAME.csv`, by name: what a figure shows.
+    texts
+        Further files, by name.
     earlier
         Files of an earlier result that this one may not have.
     """
@@ -109,8 +112,10 @@ def write(
         style.save(figure, pictures, name)
     for name, table in (numbers or {}).items():
         write_whole(pictures / f"{name}.csv", partial(_csv, table))
+    for name, content in (texts or {}).items():
+        write_whole(folder / name, partial(_text, content))
     text = json.dumps({"kind": kind, **_plain(dict(provenance))}, indent=2, ensure_ascii=False)
-    write_whole(folder / RUN_FILE, lambda file: file.write_text(text + "\n", encoding="utf-8"))
+    write_whole(folder / RUN_FILE, partial(_text, text + "\n"))
 
 
 def origin(run: RunFolder | None, seed: int) -> dict[str, Any]:
@@ -127,6 +132,10 @@ def origin(run: RunFolder | None, seed: int) -> dict[str, Any]:
 
 def _csv(table: pd.DataFrame, file: Path) -> None:
     table.to_csv(file, index=False, lineterminator="\n", float_format="%.6g")
+
+
+def _text(content: str, file: Path) -> None:
+    file.write_text(content, encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:

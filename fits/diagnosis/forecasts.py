@@ -100,7 +100,7 @@ def score(rows: pd.DataFrame, forecast: xr.Dataset | None, rng: np.random.Genera
                 if part is not None:
                     parts.append(part)
     scored = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-    return Scored(rows=scored, table=_table(scored), differences=_differences(scored), missing=tuple(missing))
+    return Scored(rows=scored, table=by_assay(scored), differences=_differences(scored), missing=tuple(missing))
 
 
 def own(forecast: xr.Dataset) -> pd.DataFrame:
@@ -220,7 +220,8 @@ def spread(changes: Array, cens: npt.NDArray[np.int64], *, change: bool) -> tupl
     return float(found[1]) if change else 0.0, float(np.exp(found[0]))
 
 
-def _table(scored: pd.DataFrame) -> pd.DataFrame:
+def by_assay(scored: pd.DataFrame) -> pd.DataFrame:
+    """Return scores by cut-off, model and assay: `Scored.table`."""
     lines = []
     for (_, model), rows in scored.groupby(["cutoff", "model"], sort=False) if len(scored) else ():
         table = stein.forecast_table(rows, rows["dvid"].to_numpy(dtype=str), model=str(model))

@@ -176,6 +176,7 @@ def thirds(course: pd.DataFrame, free: Array, *, cutoff: float, day: float) -> p
     for name, members in zip(THIRDS, np.array_split(order, len(THIRDS)), strict=True):
         own = course.iloc[members]
         happened = own["event"] == progression.PROGRESSED
+        by_then = (happened & (own["time"] <= day)).any()
         seen = progression.kaplan_meier(own["time"], happened, [day]).iloc[0]
         lines.append(
             {
@@ -186,7 +187,7 @@ def thirds(course: pd.DataFrame, free: Array, *, cutoff: float, day: float) -> p
                 "observed": 1.0 - float(seen["survival"]),
                 "lower": 1.0 - float(seen["upper"]),
                 # without an event Greenwood's interval has no width; the exact binomial one has
-                "upper": 1.0 - float(seen["lower"] if happened.any() else 0.025 ** (1.0 / max(len(own), 1))),
+                "upper": 1.0 - float(seen["lower"] if by_then else 0.025 ** (1.0 / max(len(own), 1))),
             }
         )
     return pd.DataFrame(lines)

@@ -18,13 +18,15 @@ NUDGE: Final = 0.17  # between models at one cut-off, in places of the axis
 
 
 @style.styled
-def by_cutoff(table: pd.DataFrame) -> Figure:
+def by_cutoff(table: pd.DataFrame, *, title: str = "Forecasts of about day 100") -> Figure:
     """Draw error, CRPS and coverage by cut-off, one column of panels for each assay.
 
     Parameters
     ----------
     table
         From `diagnosis.forecasts.score`.
+    title
+        Of the figure.
 
     Returns
     -------
@@ -54,7 +56,7 @@ def by_cutoff(table: pd.DataFrame) -> Figure:
         axes[row, 0].set_ylim(bottom=0.0)
     axes[2, 0].set_ylim(0, 102)
     axes[2, 0].set_yticks([0, *LEVELS, 100])
-    figure.suptitle("Forecasts of about day 100")
+    figure.suptitle(title)
     handles = [
         Line2D([], [], marker=MARKERS[name], linestyle="none", color=COLOURS[name], label=name) for name in models
     ]

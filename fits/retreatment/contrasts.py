@@ -42,7 +42,8 @@ CONTRAST_COLUMNS: Final = (
 CHOICE_COLUMNS: Final = ("world", "group", "measure", "arm", "unit", "n", "value", "low", "high", "mc_error")
 #: Columns that a comparison reads.
 COMPARED: Final = frozenset(
-    "patient draw group best_2 evaluable_2 mrd5_2 mrd6_2 pfs_days_2 pfs_event_2 cure_chance_2".split()
+    "patient draw group best_2 evaluable_2 mrd5_2 mrd6_2 pfs_days_2 pfs_event_2 pfs_from_relapse_days "
+    "cure_chance_2".split()
 )
 #: What must be said of a patient's own best arm.
 UPPER_BOUND: Final = (

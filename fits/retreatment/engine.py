@@ -34,6 +34,10 @@ MOST_TOGETHER: Final = 4
 FEWEST_TASKS: Final = 64
 
 
+class NobodyProgressed(ReinfuseError):
+    """No candidate at all progressed as any scenario wants."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Experiment:
     """Result of an experiment.
@@ -98,8 +102,10 @@ def run(
 
     Raises
     ------
+    NobodyProgressed
+        If no candidate at all meets any scenario.
     ReinfuseError
-        If no candidate at all meets any scenario, `patients` is below 1, or the cluster does not answer.
+        If `patients` is below 1, or the cluster does not answer.
     """
     if patients < 1:
         raise ReinfuseError(f"patients is {patients}; give at least 1")
@@ -139,7 +145,7 @@ def run(
             done += count
     if not any(seen.kept for seen in acceptance.values()):
         path.unlink(missing_ok=True)
-        raise ReinfuseError(
+        raise NobodyProgressed(
             f"none of {done * BLOCK} virtual patients progressed as any scenario wants; "
             "widen first.response or first.pfs_months, or raise settings.first_horizon_months"
         )

@@ -39,7 +39,7 @@ HYPOTHESIS_NAMES: Final = tuple(mechanism.key for mechanism in MECHANISMS)
 MOST_COURSES: Final = 8
 
 #: The scenario files that come with the package, by name; the first is used when none is given.
-BUNDLED: Final = ("sequential_bcma", "timing_and_dose")
+BUNDLED: Final = ("sequential_bcma", "timing_and_dose", "options_after_relapse")
 
 
 class ScenarioError(ReinfuseError):

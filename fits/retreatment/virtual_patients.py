@@ -324,6 +324,7 @@ def from_run(
     rng: np.random.Generator,
     products: Iterable[Product],
     n_draws: int = 100,
+    rows: Ints | None = None,
 ) -> SampledPopulation:
     """Make a population from the posterior of a run.
 
@@ -337,6 +338,8 @@ def from_run(
         Every product a scenario uses.
     n_draws
         Number of populations; evenly spaced draws of the posterior, all of them if it has fewer.
+    rows
+        Which draws instead, chains one after the other; one may be named more than once.
 
     Raises
     ------
@@ -349,27 +352,28 @@ def from_run(
             "model of your own with reinfuse.fits.experiments.compare_arms."
         )
     posterior, chosen = posterior_rows(run, n_draws)
+    chosen = chosen if rows is None else rows
     total = posterior.sizes["sample"]
     written = run.provenance
     options: OptionsName = "reference" if _options_name(written.get("options")) == "reference" else "real"
     variant = VARIANTS.get(str(written.get("variant", "full")), VARIANTS["full"])
 
-    rows = _individual_rows(options, variant)
-    centre, spread = _from_table(rows, chosen.size, rng)
-    held = _fill_from_posterior(rows, centre, spread, posterior, chosen)
+    table_rows = _individual_rows(options, variant)
+    centre, spread = _from_table(table_rows, chosen.size, rng)
+    held = _fill_from_posterior(table_rows, centre, spread, posterior, chosen)
     effects = _labelled(posterior, "product_effect", chosen)
     occasion = _occasion_sd(chosen.size, rng)
     if "omega_occasion" in posterior:
         occasion = posterior["omega_occasion"].to_numpy()[chosen].astype(np.float64)
     return SampledPopulation(
-        rows=rows,
+        rows=table_rows,
         centre=centre,
         spread=spread,
         fields=_product_fields(products, options, variant, effects, chosen.size, rng),
         occasion_sd=occasion,
         options=options,
         variant=variant,
-        prior_only=frozenset(FROM_PRIOR) & rows.keys() - held,
+        prior_only=frozenset(FROM_PRIOR) & table_rows.keys() - held,
         source=f"posterior of the run {run.path.resolve().name}, {chosen.size} of its {total} draws",
         second_infusions=_has_second_infusions(run),
         fixed=variant.parameters,

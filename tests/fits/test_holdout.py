@@ -11,7 +11,7 @@ from reinfuse.fits.holdout import (
     HORIZONS,
     KEPT,
     RISK_DAY,
-    _conditional_draws,
+    conditional_draws,
     early,
     explore,
     forecast,
@@ -117,7 +117,7 @@ def test_the_mean_score_is_the_slope_of_the_integrated_likelihood(monkeypatch):
     np.testing.assert_allclose(found.deviations.std(axis=0), np.sqrt(share) * model.tau, rtol=0.1)
 
 
-def test_conditional_draws_leave_the_conditional_as_it_is():
+def testconditional_draws_leave_the_conditional_as_it_is():
     """Started in exact draws of the deviations given the population, trajectories end in such draws."""
     model = GaussianModel()
     rng = np.random.default_rng(6)
@@ -126,7 +126,7 @@ def test_conditional_draws_leave_the_conditional_as_it_is():
     step = np.full(b.shape[1], 0.5)
     after = np.array(
         [
-            _conditional_draws(model.conditional(a), coordinates.roots(a), step, c, rng)[-1]
+            conditional_draws(model.conditional(a), coordinates.roots(a), step, c, rng)[-1]
             for a, c in zip(h, b, strict=True)
         ]
     )
@@ -193,7 +193,7 @@ class TestForecast:
         same = Draws(problem, x)
         with pytest.MonkeyPatch.context() as patch:
             kept = np.repeat(same.deviation[0, 0][None], KEPT, axis=0)
-            patch.setattr("reinfuse.fits.holdout._conditional_draws", lambda *_: kept)
+            patch.setattr("reinfuse.fits.holdout.conditional_draws", lambda *_: kept)
             found = self.made(problem, same)
         times = np.unique([*found["time"].values, *self.CUTOFFS, *HORIZONS])
         curve = simulate_draws(problem, same.theta(0, 0)[None], times)

@@ -6,7 +6,8 @@ from scipy.special import logsumexp
 
 from reinfuse.fits import influential
 from reinfuse.fits.comparison import good_shape, leave_one_out
-from reinfuse.fits.influential import OnePatient, Outcome, blind, match_moments, pulls, several, without
+from reinfuse.fits.influential import OnePatient, Outcome, blind, match_moments, pulls, without
+from reinfuse.fits.problem import several
 from reinfuse.fits.proposals import Mixture, coordinates_of, learnt
 
 from .gaussian_model import GRID, LOG_1, LOG_2, GaussianModel

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from reinfuse.fits.diagnosis import forecasts, landmark, scores
+from reinfuse.fits.diagnosis import forecasts, landmark, progression, scores
 
 
 def course(n=60, seed=1):
@@ -72,6 +72,14 @@ def test_thirds_of_a_true_forecast_lie_on_the_line():
     assert found["n"].sum() == 3000
     np.testing.assert_allclose(found["predicted"], found["observed"], atol=0.05)
     assert found["predicted"].is_monotonic_increasing
+
+
+def test_a_third_without_an_event_by_the_day_has_the_width_of_the_exact_binomial():
+    """Events after the day do not make Greenwood's interval any wider."""
+    table = pd.DataFrame({"patient": list("abcdef"), "time": 250.0, "event": progression.PROGRESSED, "product": "x"})
+    found = landmark.thirds(table, np.linspace(0.9, 0.4, 6), cutoff=40.0, day=180.0)
+    assert (found["observed"] == 0).all()
+    np.testing.assert_allclose(found["upper"], 1.0 - 0.025**0.5)
 
 
 class TestRankedProbability:
