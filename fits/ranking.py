@@ -393,7 +393,9 @@ def _words(table: pd.DataFrame, drivers: dict[str, list[tuple[str, float]]]) -> 
             )
         else:
             said.append(f"{best['run']} predicts patients better than {row['run']}: by {gap} in elpd.")
-        if row["mcse_difference"] > max(0.5 * abs(row["difference"]), 0.25 * SMALL):
+        if np.isnan(row["mcse_difference"]):
+            said.append("The Monte Carlo error of that difference is not known, since that of some patient is not.")
+        elif row["mcse_difference"] > max(0.5 * abs(row["difference"]), 0.25 * SMALL):
             said.append(
                 f"The Monte Carlo error of that difference, {row['mcse_difference']:.1f}, is not small against it; "
                 "more draws would tell."

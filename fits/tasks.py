@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -223,15 +224,21 @@ def _in_pool[T, R](function: Callable[[T], R], tasks: Mapping[int, T], cores: in
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # threads of the parent's libraries do not survive a fork
     with _single_threaded():
-        pool = ProcessPoolExecutor(max_workers=cores, mp_context=context, initializer=_begin)
+        begun = context.Event()
+        pool = ProcessPoolExecutor(max_workers=cores, mp_context=context, initializer=_begin, initargs=(begun,))
         try:
             running = {pool.submit(function, task): number for number, task in tasks.items()}
             while running:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     yield running.pop(future), future.result()
-        except BaseException:  # nobody waits for what is running
+        except BaseException as fault:  # nobody waits for what is running
             _stop(set(multiprocessing.active_children()) - others)
             pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(fault, BrokenProcessPool) and not begun.is_set():
+                raise ReinfuseError(
+                    "no process could be started: each of them runs the calling script first. If that is a script of "
+                    'your own, put what it does under `if __name__ == "__main__":`'
+                ) from None
             raise
         pool.shutdown()
 
@@ -241,8 +248,9 @@ def _stop(processes: set[BaseProcess]) -> None:
         process.terminate()
 
 
-def _begin() -> None:
+def _begin(begun: Event) -> None:
     """Set a worker up: Ctrl-C reaches every process of a terminal, the parent tells what to do; without it, end."""
+    begun.set()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 

@@ -105,6 +105,14 @@ class TestRank:
         found = rank([entry("a", base, mcse=1.0), entry("b", base - 0.2, mcse=1.0)])
         assert any("is not small against it" in sentence for sentence in found.words)
 
+    def test_an_unknown_monte_carlo_error_is_said(self):
+        base = np.full(40, -5.0)
+        unknown = entry("a", base)
+        unknown.left.mcse[3] = np.nan
+        found = rank([unknown, entry("b", base - 0.2)])
+        assert any("error of that difference is not known" in sentence for sentence in found.words)
+        assert not any("is not small against it" in sentence for sentence in found.words)
+
     def test_patients_must_be_the_same(self, pair):
         other = replace(pair[1], patients=tuple(f"Q{i}" for i in range(40)))
         with pytest.raises(ReinfuseError, match="have different patients"):

@@ -104,6 +104,18 @@ def test_a_task_that_kills_every_worker_is_given_up_and_no_other():
     same(found.items(), (0, 1, 3, 4))
 
 
+def test_a_script_without_a_guard_is_told_what_it_lacks(tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "import math\nfrom reinfuse.fits.tasks import run_tasks\nlist(run_tasks(math.sqrt, {0: 4.0}, cores=1))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=120)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1
+    assert last.startswith("reinfuse.model.errors.ReinfuseError: no process could be started")
+    assert 'if __name__ == "__main__":' in last
+
+
 def test_a_fault_of_a_task_is_told():
     with pytest.raises(ValueError, match="task 0 cannot be done"):
         list(run_tasks(wrong, {0: 0}, cores=1))
