@@ -1,12 +1,13 @@
 """Time a large retreatment experiment: a million virtual patients in ten arms, streamed to Parquet.
 
-``python benchmarks/bench_retreat.py [PATIENTS]`` simulates so many patients (default 1,000,000) in ten arms from the
-priors and summarises them; prints seconds, seconds of processors (which other work on the machine changes less), and
-the largest memory of this process and of its workers.
+``python benchmarks/bench_retreat.py [PATIENTS] [--worlds]`` simulates so many patients (default 1,000,000) in ten arms
+from the priors and summarises them, in one world or, with ``--worlds``, in all that an experiment has by default;
+prints seconds, seconds of processors (which other work on the machine changes less), and the largest memory of this
+process and of its workers.
 """
 
+import argparse
 import resource
-import sys
 import tempfile
 import time
 from importlib.metadata import version
@@ -23,6 +24,8 @@ HEAD = """
 [settings]
 first_horizon_months = 36
 second_horizon_months = 24
+"""
+ONE_WORLD = """
 [[world]]
 name = "as assumed"
 """
@@ -49,9 +52,13 @@ def _user_seconds() -> list[float]:
 
 def main() -> None:
     """Run it."""
-    patients = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("patients", type=int, nargs="?", default=1_000_000)
+    parser.add_argument("--worlds", action="store_true", help="all default worlds, not one")
+    chosen = parser.parse_args()
+    patients: int = chosen.patients
     arms = [ARM.format(days=days, dose=dose) for days in (30, 60, 120) for dose in ("2.8e7", "5.5e7", "1.1e8")]
-    file = scenarios.parse(HEAD + "".join(arms) + NONE)
+    file = scenarios.parse(HEAD + ("" if chosen.worlds else ONE_WORLD) + "".join(arms) + NONE)
     products = [file.product(name) for name in file.product_names]
     population = from_prior(rng=np.random.default_rng(0), products=products, n_draws=100, options="real")
     with tempfile.TemporaryDirectory() as place:
@@ -64,7 +71,9 @@ def main() -> None:
         done = time.perf_counter()
         size = path.stat().st_size / 2**30
     memory = [resource.getrusage(who).ru_maxrss / 2**20 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    print(f"reinfuse {version('reinfuse')}, {patients:,} patients in {len(file.scenarios)} arms")
+    print(
+        f"reinfuse {version('reinfuse')}, {patients:,} patients in {len(file.scenarios)} arms and {len(file.worlds)} worlds"
+    )
     print(f"simulated and streamed in {simulated - begun:.0f} s, summarised in {done - simulated:.0f} s")
     print(f"processors: {user[0]:.0f} s here up to the end of writing, {user[1]:.0f} s in workers")
     print(f"Parquet {size:.2f} GiB; largest memory {memory[0]:.2f} GiB here, {memory[1]:.2f} GiB in a worker")
