@@ -71,9 +71,8 @@ def main() -> None:
         done = time.perf_counter()
         size = path.stat().st_size / 2**30
     memory = [resource.getrusage(who).ru_maxrss / 2**20 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    print(
-        f"reinfuse {version('reinfuse')}, {patients:,} patients in {len(file.scenarios)} arms and {len(file.worlds)} worlds"
-    )
+    what = f"{patients:,} patients, {len(file.scenarios)} arms, worlds: {len(file.worlds)}"
+    print(f"reinfuse {version('reinfuse')}, {what}")
     print(f"simulated and streamed in {simulated - begun:.0f} s, summarised in {done - simulated:.0f} s")
     print(f"processors: {user[0]:.0f} s here up to the end of writing, {user[1]:.0f} s in workers")
     print(f"Parquet {size:.2f} GiB; largest memory {memory[0]:.2f} GiB here, {memory[1]:.2f} GiB in a worker")
