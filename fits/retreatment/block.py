@@ -252,7 +252,14 @@ class Work:
         return follow
 
     def trajectories(
-        self, scenario: Scenario, world: World, rows: Integers, day: Floats, *, times: Floats, since: Floats | None = None
+        self,
+        scenario: Scenario,
+        world: World,
+        rows: Integers,
+        day: Floats,
+        *,
+        times: Floats,
+        since: Floats | None = None,
     ) -> xr.Dataset:
         """Both courses of some candidates, the second infusion on each one's day (n,): cells by product and burden.
 
