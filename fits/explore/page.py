@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -134,7 +135,7 @@ class Page:
             body = made.get(known, self.sensitivity)()
         except ReinfuseError as fault:
             body = [html.P(str(fault), className="fault", role="alert")]
-        head = [html.H1(f"{VIEWS[known]}: {self.run}"), html.P(NOTICE, className="notice"), html.Nav(menu)]
+        head = [html.H1(f"{VIEWS[known]}: {Path(self.run).name}"), html.P(NOTICE, className="notice"), html.Nav(menu)]
         return [html.Header(head), html.Main(body)]
 
     def population(self) -> list[Any]:
@@ -155,7 +156,7 @@ class Page:
         known = set(self.views.curves.data_vars)
         fits = [(f"fit_{assay}", style.assay_name(assay)) for assay in ASSAYS if assay in known]
         shown = [_figure(name, f"{words}: measured, and 50 and 95 % of curves", again) for name, words in fits]
-        shown.append(_figure("risk", "Probability of progression by a day", again))
+        shown.append(_figure("risk", "Probability of progression since the latest infusion", again))
         names = dict.fromkeys(self.views.patients, "")
         return [_sides([_choice("whose", "Patient", {name: name for name in names})], shown)]
 
@@ -268,14 +269,17 @@ class Page:
 def second_figures(answer: Answer) -> list[plots.Figure]:
     """Burden, CAR-T cells and PFS of an answer."""
     since = "days since the second infusion (or its day)"
-    cells = {"x": since, "y": "myeloma cells", "log": True, "floor": plots.ONE_CELL, "y_range": (0, 13)}
-    cart = {"x": since, "y": "CAR-T cells/µL", "log": True, "floor": plots.FEWEST_CART, "y_range": (-3.1, 4)}
     free = {name: rows[[1, 0, 2]] for name, rows in answer.free.items()}
     edges = ("less two Monte Carlo errors", "share", "plus two Monte Carlo errors")
+    burden, cart, share = (
+        plots.arms(DAYS, answer.burden, LABELS, floor=plots.ONE_CELL),
+        plots.arms(DAYS, answer.cart, LABELS, floor=plots.FEWEST_CART),
+        plots.arms(MONTHS, free, edges),
+    )
     return [
-        plots.arms(DAYS, answer.burden, LABELS, **cells),
-        plots.arms(DAYS, answer.cart, LABELS, **cart),
-        plots.arms(MONTHS, free, edges, x="months", y="share free of progression and death", y_range=(0, 1.02)),
+        plots.figure(burden, x=since, y="myeloma cells", log=True, y_range=(0, 13)),
+        plots.figure(cart, x=since, y="CAR-T cells/µL", log=True, y_range=(-3.1, 4)),
+        plots.figure(share, x="months", y="share free of progression and death", y_range=(0, 1.02)),
     ]
 
 

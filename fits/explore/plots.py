@@ -66,13 +66,14 @@ def _see_through(colour: str, alpha: float) -> str:
     return f"rgba({red},{green},{blue},{alpha:.2f})"
 
 
-def arms(x: ArrayLike, curves: Mapping[str, Floats], labels: Sequence[str], **axes: Any) -> Figure:
-    """Bands of the arms over one another."""
-    floor = axes.pop("floor", None)
-    traces: list[Trace] = []
-    for (name, rows), colour in zip(curves.items(), (style.BLUE, style.VERMILION), strict=False):
-        traces += band(x, rows if floor is None else np.maximum(rows, floor), name, colour, labels)
-    return figure(traces, **axes)
+def arms(x: ArrayLike, curves: Mapping[str, Floats], labels: Sequence[str], *, floor: float = 0.0) -> list[Trace]:
+    """Bands of the arms over one another, no value below a floor."""
+    colours = (style.BLUE, style.VERMILION)
+    made = [
+        band(x, np.maximum(rows, floor), name, colour, labels)
+        for (name, rows), colour in zip(curves.items(), colours, strict=True)
+    ]
+    return [trace for traces in made for trace in traces]
 
 
 def measured(rows: pd.DataFrame) -> list[Trace]:

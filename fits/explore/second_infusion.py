@@ -220,7 +220,8 @@ class Laboratory:
         self, file: ScenarioFile, population: SampledPopulation, at: int, kept: pd.DataFrame
     ) -> tuple[Floats, Floats]:
         """Burden and CAR-T cells of the patients of an arm at `DAYS`, (n, t)."""
-        burden, cart = [], []
+        burden: list[Floats] = []
+        cart: list[Floats] = []
         blocks = kept["patient"].to_numpy() // BLOCK
         for number in np.unique(blocks):
             work = Work(Block(number=int(number), seed=self.seed, file=file, population=population, arms=()))

@@ -94,17 +94,20 @@ class Views:
         return curves["time"].to_numpy(), bands, own.reset_index(drop=True)
 
     def risk(self, patient: str) -> tuple[Floats, Floats]:
-        """Days, and percentiles of the patient's probability of progression by then (5, time)."""
+        """Days, and percentiles of the probability of progression since the latest infusion (5, time)."""
         curves = self.curves.sel(patient=patient)
         chance = -np.expm1(-curves["cumhaz"].to_numpy())
         return curves["time"].to_numpy(), np.nanpercentile(chance, PERCENTILES, axis=0)
 
     def progression(self) -> tuple[pd.DataFrame, Floats, Floats]:
-        """Kaplan-Meier table of the first courses; days, and 95 % interval and median of the predicted share free."""
+        """Kaplan-Meier table of the first courses; days, and 95 % interval and median of the predicted share free.
+
+        The hazard counts from the latest infusion; that of the first course stays where a second one begins.
+        """
         course = progression.first_course(self.cohort)
         seen = progression.kaplan_meier(course["time"], course["event"] == progression.PROGRESSED)
         days = np.linspace(0.0, float(course["time"].max()), 61)
-        hazard = self.curves["cumhaz"].to_numpy()
+        hazard = np.maximum.accumulate(self.curves["cumhaz"].to_numpy(), axis=2)
         free = progression.predicted_survival(hazard, self.curves["time"].to_numpy(), days)
         return seen, days, np.quantile(free, [0.025, 0.5, 0.975], axis=0)
 
@@ -127,11 +130,8 @@ def _indices(folder: Path) -> pd.DataFrame:
     if not file.is_file():
         raise ReinfuseError(f"{folder} has no indices.csv; name a finished folder of `reinfuse sensitivity`")
     table = pd.read_csv(file)
-    if "total" not in table:
-        raise ReinfuseError(f"{file} has no column 'total'; it has {', '.join(table.columns)}. Use Sobol's indices.")
-    low, high = (table[name] if name in table else table["total"] for name in ("total_low", "total_high"))
-    name = next(column for column in ("input", "parameter", "name") if column in table)
-    found = pd.DataFrame(
-        {"outcome": table["outcome"], "parameter": table[name], "value": table["total"], "low": low, "high": high}
-    )
+    table = table[table["index"] == "total"].rename(columns={"lower": "low", "upper": "high"})
+    if table.empty:
+        raise ReinfuseError(f"{file} has no total indices; name an analysis by Sobol's method")
+    found = table[["outcome", "parameter", "value", "low", "high"]]
     return found.sort_values(["outcome", "value"], ascending=[True, False], kind="stable")
