@@ -126,7 +126,9 @@ def bars(rows: pd.DataFrame, label: str, *, most: int = 12) -> Figure:
     error = {"type": "data", "symmetric": False, "color": style.BLACK, "thickness": 1}
     error |= {"array": (ends[:, 1] - value).tolist(), "arrayminus": (value - ends[:, 0]).tolist()}
     trace = {"type": "bar", "orientation": "h", "x": value.tolist(), "y": shown["parameter"].tolist(), "name": label}
-    return figure([{**trace, "error_x": error, "marker": {"color": style.BLUE}}], x=label, y="")
+    made = figure([{**trace, "error_x": error, "marker": {"color": style.BLUE}}], x=label, y="")
+    made["layout"]["yaxis"]["type"] = "category"
+    return made
 
 
 def numbers(shown: Figure) -> pd.DataFrame:
