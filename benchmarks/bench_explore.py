@@ -1,7 +1,7 @@
 """Time of a redraw of `reinfuse explore`: a slider is moved by the keyboard, and 200 draws are simulated and drawn.
 
-``python benchmarks/bench_explore.py RUN`` prints processor milliseconds of the answer alone and, where Debian's chromium
-and chromedriver are installed, milliseconds from the key to the new picture in a headless browser.
+``python benchmarks/bench_explore.py RUN`` prints processor milliseconds of the answer alone and, where
+Debian's chromium and chromedriver are installed, milliseconds from the key to the new picture in a headless browser.
 """
 
 import sys
