@@ -29,12 +29,10 @@ VIEWS: Final = {
     "/sensitivity": "Sensitivity",
 }
 LABELS: Final = tuple(f"{p:g} %" for p in PERCENTILES)
-#: Seconds without a further change after which a slider counts as moved.
-SETTLED: Final = 0.03
 #: Sliders: name, label, lowest, highest, step, value.
 SLIDERS: Final = (
     ("dose_share", "Second dose, share of the product's usual one", 0.25, 2.0, 0.25, 1.0),
-    ("days", "Days from progression to the second infusion", 14, 365, 1, 60),
+    ("days", "Days from progression to the second infusion", 15, 365, 5, 60),
     ("lymphodepletion", "Intensity of lymphodepletion", 0.0, 1.0, 0.1, 1.0),
     ("bridging", "Share of the tumour left by bridging", 0.05, 1.0, 0.05, 1.0),
 )
@@ -347,7 +345,7 @@ def _choice(name: str, label: str, options: dict[str, str]) -> html.Fieldset:
 
 
 def _slider(name: str, label: str, low: float, high: float, step: float, value: float) -> html.Div:
-    slider = dcc.Input(id=name, type="range", min=low, max=high, step=step, value=value, debounce=SETTLED)
+    slider = dcc.Input(id=name, type="range", min=low, max=high, step=step, value=value)
     return html.Div(
         [html.Label([f"{label}: ", html.Output(id=f"{name}_said")], htmlFor=name), slider], className="slider"
     )
