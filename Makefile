@@ -6,8 +6,8 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint bench bench-inference bench-retreat bench-sensitivity convergence fit-cost validation \
-    retreatment forecasts sensitivity identifiability sbc recovery docs lock clean
+.PHONY: help env demo test lint bench bench-explore bench-inference bench-retreat bench-sensitivity convergence \
+    fit-cost validation retreatment forecasts sensitivity identifiability sbc recovery docs lock clean
 
 help:  ## say what each target does
 	@sed -n 's/^\([a-z-]*\):.*##/make \1	/p' Makefile | expand -t 24
@@ -35,6 +35,9 @@ bench-inference: .venv-bench/.stamp  ## fits beside numpyro + diffrax, hours (BE
 
 bench-retreat: env  ## time of a large retreatment experiment (BENCH=100000: so many patients)
 	$(BIN)/python benchmarks/bench_retreat.py $(BENCH)
+
+bench-explore: env  ## time of a redraw of the page of a run of your own (RUN=folder of reinfuse fit)
+	$(BIN)/python benchmarks/bench_explore.py $(RUN)
 
 bench-sensitivity: env  ## time of a million model runs for Sobol's indices (BENCH=100000: so many)
 	$(BIN)/python benchmarks/bench_sensitivity.py $(BENCH)

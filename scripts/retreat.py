@@ -246,19 +246,18 @@ def retreat(
 def _population(
     run: Path | None, file: "ScenarioFile", patient: str | None, draws: int, seed: int, options: Options
 ) -> "SampledPopulation":
+    products = [file.product(name) for name in file.product_names]
+    if run is not None:
+        from reinfuse.fits.retreatment.real_patient import population_of
+        from reinfuse.fits.run import RunFolder
+
+        return population_of(RunFolder.open(run), products=products, n_draws=draws, seed=seed, patient=patient)
     import numpy as np
 
-    from reinfuse.fits.retreatment.real_patient import of_patient
-    from reinfuse.fits.retreatment.virtual_patients import from_prior, from_run
-    from reinfuse.fits.run import RunFolder
+    from reinfuse.fits.retreatment.virtual_patients import from_prior
 
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2**31 + 1,)))
-    products = [file.product(name) for name in file.product_names]
-    if run is None:
-        return from_prior(rng=rng, products=products, n_draws=draws, options=options.value)
-    if patient is not None:
-        return of_patient(RunFolder.open(run), patient, rng=rng, products=products, n_draws=max(draws, 400))
-    return from_run(RunFolder.open(run), rng=rng, products=products, n_draws=draws)
+    return from_prior(rng=rng, products=products, n_draws=draws, options=options.value)
 
 
 def _provenance(run: Path | None, population: "SampledPopulation", seed: int) -> dict[str, Any]:

@@ -58,7 +58,9 @@ def test_every_third_party_import_is_a_declared_dependency():
     def plain(distribution: str) -> str:
         return re.match(r"[\w.-]+", distribution)[0].lower().replace("_", "-")
 
-    declared = {plain(line) for line in PYPROJECT["project"]["dependencies"]}
+    project = PYPROJECT["project"]
+    extras = (line for lines in project["optional-dependencies"].values() for line in lines)
+    declared = {plain(line) for line in (*project["dependencies"], *extras)}
     providers = packages_distributions()
     undeclared = set()
     for path in (module for part in PARTS for module in (ROOT / part).rglob("*.py")):

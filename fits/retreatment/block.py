@@ -246,9 +246,19 @@ class Work:
         return follow
 
     def trajectories(
-        self, scenario: Scenario, world: World, rows: Integers, day: Floats, *, until: float, every: float = 2.0
+        self,
+        scenario: Scenario,
+        world: World,
+        rows: Integers,
+        day: Floats,
+        *,
+        times: Floats,
+        since: Floats | None = None,
     ) -> xr.Dataset:
-        """Both courses of some candidates, the second infusion on each one's day (n,): cells by product and burden."""
+        """Both courses of some candidates, the second infusion on each one's day (n,): cells by product and burden.
+
+        Times are days from the first infusion, or from each one's day ``since`` (n,).
+        """
         patients = self.virtual.subset(rows)
         course = [self.first_infusion(scenario)]
         if scenario.later:
@@ -256,11 +266,12 @@ class Work:
         cells = [f"{cell}{slot}" for slot in range(1, len(course) + 1) for cell in "EMX"]
         return self.simulate(
             course=course,
-            times=np.arange(0.0, until + every, every),
+            times=times,
             parameters=arm_parameters(patients, scenario, world, course, self.rows),
             options=self.population.options,
             readouts=["Ts", "Tr", "mprotein", *cells],
             tolerance=TOLERANCE,
+            since=since,
         )
 
     def first_infusion(self, scenario: Scenario) -> Infusion:

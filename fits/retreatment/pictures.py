@@ -217,9 +217,8 @@ def _examples(
         number = int(row["patient"])
         work = Work(Block(number=number // BLOCK, seed=seed, file=file, population=population, arms=()))
         day = np.array([float(row["infusion_day"])])
-        found = work.trajectories(
-            scenario, file.worlds[0], np.array([number % BLOCK]), day, until=float(day[0] + row["pfs_days_2"] + 60)
-        )
+        times = np.arange(0.0, float(day[0] + row["pfs_days_2"] + 62), 2.0)
+        found = work.trajectories(scenario, file.worlds[0], np.array([number % BLOCK]), day, times=times)
         cells = [np.nan_to_num(sum(found[f"{x}{slot}"].to_numpy()[0] for x in "EMX")) for slot in (1, 2)]
         shown.append(
             plots.Trajectory(

@@ -7,7 +7,7 @@ or the last day known to be without it.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,9 @@ from .scenarios import ScenarioFile
 from .virtual_patients import SampledPopulation, VirtualPatients, from_run, posterior_rows
 
 type Floats = NDArray[np.float64]
+
+#: Draws of one patient's posterior, at least: each continuation is one of them.
+FEWEST_DRAWS: Final = 400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +138,35 @@ class PatientPopulation(SampledPopulation):
         virtual = super().sample(n, rng, first=first)
         mine = {name: values[virtual.draw] for name, values in self.own.items()}
         return replace(virtual, parameters={**virtual.parameters, **mine})
+
+
+def population_of(
+    run: RunFolder, *, products: Iterable[Product], n_draws: int, seed: int, patient: str | None = None
+) -> SampledPopulation:
+    """The population that an experiment on a run takes: of all its patients, or of one.
+
+    Parameters
+    ----------
+    run
+        A run folder with `posterior.nc`.
+    products
+        Every product a scenario uses, in order.
+    n_draws
+        Draws of the posterior; of one patient at least `FEWEST_DRAWS`.
+    seed
+        Of the experiment.
+    patient
+        ID in the run's cohort; None: everybody.
+
+    Raises
+    ------
+    ReinfuseError
+        As `of_patient`.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2**31 + 1,)))
+    if patient is None:
+        return from_run(run, rng=rng, products=products, n_draws=n_draws)
+    return of_patient(run, patient, rng=rng, products=products, n_draws=max(n_draws, FEWEST_DRAWS))
 
 
 def of_patient(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from reinfuse.fits.results import Draws, layout, observed, posterior_draws, prior_draws
+from reinfuse.fits.results import Draws, curves, layout, observed, posterior_draws, prior_draws
 from reinfuse.fits.run import RunFolder, provenance
 
 from .small_cohorts import Posed, rows_of
@@ -14,8 +14,13 @@ from .small_cohorts import Posed, rows_of
 CHAINS, DRAWS = 2, 120
 
 
-def write(path: Path, posed: Posed, *, one: int = 4, two: int = 0, converged: bool = True, seed: int = 3) -> RunFolder:
-    """Write the folder of a small cohort's run; its deviations are normal, half as wide as their spreads."""
+def write(
+    path: Path, posed: Posed, *, one: int = 4, two: int = 0, converged: bool = True, seed: int = 3, until: float = 0.0
+) -> RunFolder:
+    """Write the folder of a small cohort's run; its deviations are normal, half as wide as their spreads.
+
+    Curves of the patients come with it if `until` is a day.
+    """
     rng = np.random.default_rng(seed)
     problem, lay, posterior = posed.problem, layout(posed.problem), posed.posterior
     x = np.zeros((CHAINS, DRAWS, lay.size))
@@ -33,6 +38,8 @@ def write(path: Path, posed: Posed, *, one: int = 4, two: int = 0, converged: bo
         "/sample_stats": xr.Dataset({"diverging": (("chain", "draw"), np.zeros((CHAINS, DRAWS), dtype=bool))}),
         "/observed_data": observed(problem),
     }
+    if until:
+        groups["/curves"] = curves(problem, Draws(problem, x), until)
     run.write_posterior(xr.DataTree.from_dict(groups))
     run.write_provenance(
         provenance(

@@ -1,0 +1,145 @@
+"""`reinfuse explore`: the same numbers as `reinfuse retreat`, and the page in a real browser."""
+
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from reinfuse.fits.explore import plots
+from reinfuse.fits.explore.second_infusion import ARMS, PATIENTS, SCENARIO_FILE, SECOND, Choice, Laboratory
+from reinfuse.model.errors import ReinfuseError
+from reinfuse.scripts import explore
+from reinfuse.scripts._shell import NOTICE
+from reinfuse.scripts.retreat import retreat
+
+from ..fits import drawn_run, small_cohorts
+from . import browser
+
+FIGURES = {"": 2, "patient": 5, "retreatment": 3, "sensitivity": 1}
+DRAWN = """
+const graphs = [...document.querySelectorAll(".js-plotly-plot")];
+return graphs.length === %d && graphs.every(graph => graph.data && graph.data.length && graph.querySelector("path"));
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return drawn_run.write(tmp_path_factory.mktemp("explore") / "run", small_cohorts.posed(one=4, two=0), until=400.0)
+
+
+@pytest.fixture(scope="module")
+def laboratory(run):
+    return Laboratory(run, seed=4)
+
+
+class TestNumbers:
+    @pytest.mark.parametrize("whose", ["everybody", "one patient"])
+    def test_the_page_says_what_the_command_line_says(self, run, laboratory, whose, tmp_path):
+        patient = None if whose == "everybody" else laboratory.run.posterior()["posterior"]["patient"].to_numpy()[0]
+        choice = Choice(days=45, dose_share=0.5, banked=True, hypotheses=("antigen_loss_fraction",), patient=patient)
+        answer = laboratory.answer(choice)
+        scenarios = tmp_path / SCENARIO_FILE
+        scenarios.write_text(choice.toml)
+        out, settings = tmp_path / "out", {"patients": PATIENTS, "draws": PATIENTS, "seed": 4}
+        shown = Console(record=True, width=100)
+        retreat(run=run.path, out=out, scenarios=scenarios, patient=patient, explain=False, console=shown, **settings)
+        outcomes = pd.read_parquet(out / "outcomes.parquet")
+        for arm in ARMS:
+            own = outcomes[outcomes["scenario"] == arm].reset_index(drop=True)
+            assert len(own) == len(answer.outcomes[arm]) > 100
+            for column in ("patient", "pfs_days_2", "best_2", "cmax_2"):
+                np.testing.assert_array_equal(own[column], answer.outcomes[arm][column])
+        table = pd.read_csv(out / "contrasts.csv")
+        rows = table[(table["world"] == "stacked") & (table["group"] == "all")].set_index("measure")
+        for words in ("gains", "loses", "second PFS to"):
+            mine = answer.measure(words)
+            for column in ("value", "mc_error"):
+                assert mine[column] == pytest.approx(rows.loc[mine["measure"], column], rel=1e-5, abs=1e-9)
+
+    def test_curves_begin_with_the_cells_that_bridging_left(self, laboratory):
+        some, few = (laboratory.answer(Choice(bridging=share)) for share in (1.0, 0.1))
+        left = np.nanmedian(few.burden[SECOND][:, 0]) / np.nanmedian(some.burden[SECOND][:, 0])
+        assert left == pytest.approx(0.1, rel=0.2)
+        assert (few.cart[SECOND][:, 3:10].max(axis=1) > 0).all()
+
+    def test_a_figures_data_are_its_points(self):
+        drawn = plots.figure(plots.band([0, 1], [[1, 2], [3, 4], [5, 6]], "arm", "#0072B2", "abc"), x="x", y="y")
+        table = plots.numbers(drawn)
+        assert table["series"].tolist() == ["arm, a"] * 2 + ["arm, c"] * 2 + ["arm"] * 2
+        assert table["y"].tolist() == [1, 2, 5, 6, 3, 4]
+
+
+def test_without_dash_the_message_says_what_to_install(run, monkeypatch):
+    monkeypatch.setattr(explore, "find_spec", lambda _: None)
+    with pytest.raises(ReinfuseError, match=r"pip install 'reinfuse\[explore\]'"):
+        explore.command(run.path)
+
+
+@pytest.fixture(scope="module")
+def served(run):
+    """Address of the page."""
+    port = browser.free_port()
+    words = [sys.executable, "-m", "reinfuse.scripts.main", "explore", str(run.path), f"--port={port}", "--no-browser"]
+    server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
+    try:
+        browser.wait_for(f"http://127.0.0.1:{port}/", 120)
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+@pytest.fixture(scope="module")
+def window(served):
+    with browser.Browser() as opened:
+        yield opened
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(browser.missing()), reason=browser.missing() or "all there")
+class TestPage:
+    @pytest.mark.parametrize("width", [1280, 390])
+    @pytest.mark.parametrize("view", FIGURES)
+    def test_a_view_shows_its_figures_and_asks_nothing_of_the_network(self, window, served, view, width):
+        window.open(served + view, width)
+        window.until(DRAWN % FIGURES[view])
+        assert NOTICE in window.run("return document.body.textContent")
+        assert window.run("return document.documentElement.scrollWidth") <= width
+        asked = window.requested()
+        assert asked
+        assert [address for address in asked if not address.startswith(served)] == []
+        assert window.errors() == []
+
+    def test_the_keyboard_reaches_a_slider_and_moves_the_picture(self, window, served):
+        window.open(served + "retreatment")
+        window.until(DRAWN % FIGURES["retreatment"])
+        picture = (
+            "return [...document.querySelectorAll('.js-plotly-plot')].map(g => g.querySelector('svg').innerHTML).join()"
+        )
+        before = window.run(picture)
+        for _ in range(40):
+            window.press(browser.TAB)
+            if window.run("return document.activeElement.id") == "days":
+                break
+        assert window.run("return document.activeElement.id") == "days"
+        assert window.run("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
+        for _ in range(6):
+            window.press(browser.RIGHT)
+        window.until("return document.getElementById('scenario').textContent.includes('days_after_progression = 90')")
+        time.sleep(0.5)  # the scenario's text comes before the picture
+        assert window.run(picture) != before
+        assert window.errors() == []
+
+    def test_every_control_has_a_label(self, window, served):
+        window.open(served + "retreatment")
+        window.until(DRAWN % FIGURES["retreatment"])
+        unnamed = window.run(
+            "return [...document.querySelectorAll('input:not([aria-hidden]), button')].filter(e => e.offsetParent"
+            " && !(e.labels && e.labels.length) && !e.ariaLabel && !e.textContent.trim()).map(e => e.outerHTML)"
+        )
+        assert unnamed == []
