@@ -212,12 +212,12 @@ class Sampler:
         return chance, divergent
 
     def long_trajectories(self) -> tuple[Floats, int]:
-        """Long trajectories of some patients with short steps (`narrow`), dealt by chance: along narrow ridges."""
+        """Long trajectories of those with the shortest steps among the `narrow`: along narrow ridges."""
         who = self.narrow
         if not who.size:
             return np.ones(len(self.b)), 0
         if who.size > self.at_once:
-            who = np.sort(self.rng.choice(who, self.at_once, replace=False))
+            who = np.sort(who[np.argsort(self.steps.step[who], kind="stable")[: self.at_once]])
         step = self.steps.step * np.exp(self.rng.uniform(math.log(SHORTER), 0.0, len(self.b)))
         error, divergent = self._move_patients(who, step, LONG_LEAPFROGS)
         return np.exp(np.minimum(-error, 0.0)), divergent

@@ -219,12 +219,14 @@ class Explorer:
         return Round(kept, scores_b, scores_h)
 
     def scatter(self, h: Floats, rng: np.random.Generator) -> None:
-        """Put every patient where one of its particles is, unless all of those are far worse than where it is."""
+        """Put every patient at its most typical particle, unless all of them are far worse than where it is."""
         density, sd = self.posterior.conditional(h), np.exp(h[self.posterior.log_sd])
         found = particles(density, sd, rng)
         best = np.fmax.reduce([density.value(b, density.loglik(b)) for b in found])
         worse = best + self.posterior.q < density.value(self.b, density.loglik(self.b))
-        self.b = np.where(worse[:, None], self.b, found[0])
+        # in the mode with most of the mass: nearest to the median
+        typical = np.abs((found - np.median(found, axis=0)) / sd).sum(axis=2).argmin(axis=0)
+        self.b = np.where(worse[:, None], self.b, found[typical, np.arange(len(self.b))])
         self.learn_mass(found, sd)
 
     def learn_mass(self, draws: Floats, prior_sd: Floats) -> None:
