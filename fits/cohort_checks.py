@@ -32,11 +32,16 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 _BELOW = re.compile(r"[<≤]\s*=?\s*(.+)")
+_UNIT = re.compile(r"\s*[(\[/_].*")  # as in TIME (days), DV [ng/mL]
+_TITLE_ROWS = 10  # in which the header is looked for
 _MISSING = frozenset({"", "."})
 _MISSING_COVARIATE = frozenset({"", ".", "na", "n/a", "nan"})
 
 _CENS_REMEDY = "write 1 (below LLOQ), -1 (above the upper limit), 0 or nothing"
 _EVID_REMEDY = "write 0 for an observation, 1 for an infusion"
+_ID_REMEDY = "give every row the ID of its patient (merged cells of a spreadsheet fill the first row alone)"
+_DV_REMEDY = "give the measured value, or leave the row out if nothing was measured"
+_EVENT_REMEDY = "write 1 if it happened on that day, 0 if the patient was free of it until then"
 _OWN_ROW = "leave it empty here; give the observation a row of its own with EVID = 0"
 
 
@@ -223,8 +228,9 @@ def _shown(number: float) -> str:
 
 
 def _check_header(checker: _Checker) -> None:
-    """Raise if columns are missing, doubled or without a name."""
+    """Raise if columns are missing, doubled or without a name, or the header is not in the first row."""
     written = checker.cells.header
+    _check_for_title(checker)
     first: dict[str, str] = {}
     for place, name in enumerate(written):
         key = name.upper()
@@ -238,7 +244,7 @@ def _check_header(checker: _Checker) -> None:
     spare = [key for key in first if key and key not in COLUMNS]
     for name in checker.terms.required:
         if name not in first:
-            near = [key for key in spare if key in COLUMN_ALIASES[name]]
+            near = [key for key in spare if key in COLUMN_ALIASES[name] or _UNIT.sub("", key) == name]
             near = near or difflib.get_close_matches(name, spare, n=1, cutoff=0.6)
             optional = name == "AMT" and checker.terms.courses
             empty = " (it may be empty: the product's reference dose)" if optional else ""
@@ -248,6 +254,19 @@ def _check_header(checker: _Checker) -> None:
         raise CohortError(checker.faults)
 
 
+def _check_for_title(checker: _Checker) -> None:
+    """Raise if a later row is the header, for a title stands above it."""
+    required = set(checker.terms.required)
+    if required & {name.upper() for name in checker.cells.header}:
+        return
+    for line, cells in checker.cells.rows[:_TITLE_ROWS]:
+        if len(required & {cell.upper() for cell in cells}) >= min(3, len(required)):
+            title = " ".join(name for name in checker.cells.header if name)
+            remedy = f"remove what stands above row {line}, the row with the names of the columns"
+            checker.header_fault(WHOLE_FILE, "a title stands above the header", title, remedy)
+            raise CohortError(checker.faults)
+
+
 # ---- one row
 
 
@@ -255,7 +274,7 @@ def _read_row(checker: _Checker, line: int, cells: tuple[str, ...]) -> _Row:
     row = _Row(line, cells, patient=cells[checker.place["ID"]])
     if row.patient in _MISSING:
         row.patient = ""
-        checker.fault(row, "ID", "no patient", "give every row the ID of its patient")
+        checker.fault(row, "ID", "no patient", _ID_REMEDY)
     _read_time(checker, row)
     courses = checker.terms.courses
     row.evid = _read_code(checker, row, "EVID", (0, 1), _EVID_REMEDY, None if courses else 0)
@@ -266,7 +285,7 @@ def _read_row(checker: _Checker, line: int, cells: tuple[str, ...]) -> _Row:
     if courses:
         _read_product(checker, row)
         row.ld = checker.number(row, "LD", "give an intensity from 0 to 1, or leave empty for 1")
-    row.dv = checker.number(row, "DV", "give the measured value")
+    row.dv = checker.number(row, "DV", _EVENT_REMEDY if row.dvid in EVENTS else _DV_REMEDY)
     row.lloq = checker.number(row, "LLOQ", "give the lower limit of quantification, or leave empty")
     row.limit = checker.number(row, "LIMIT", "give the lower end of the interval, or leave empty")
     if row.evid == 1:

@@ -341,6 +341,14 @@ class TestFaultsOfRows:
         assert [(fault.row, fault.column) for fault in caught.value.faults] == [(row, "DV")]
 
 
+class TestWhatAnEventsValueIs:
+    def test_words_in_place_of_0_and_1(self):
+        with pytest.raises(CohortError) as caught:
+            cohort_from_frame(frame(text()).assign(DVID="progression", DV="yes").iloc[[0, 1]])
+        said = [fault.remedy for fault in caught.value.faults if fault.column == "DV"]
+        assert any("write 1 if it happened on that day" in remedy for remedy in said)
+
+
 class TestFaultsOfTheHeader:
     @pytest.mark.parametrize("name", ["ID", "TIME", "EVID", "AMT", "PRODUCT", "DVID", "DV"])
     def test_a_required_column_is_missing(self, tmp_path, name):
@@ -354,11 +362,21 @@ class TestFaultsOfTheHeader:
         without = frame(text({6: None})).drop(columns=name)
         assert cohort_from_frame(without).n_patients == 2
 
-    @pytest.mark.parametrize(("name", "alias"), [("TIME", "Day"), ("DVID", "ytype"), ("PRODUCT", "PRODUKT")])
+    @pytest.mark.parametrize(
+        ("name", "alias"),
+        [("TIME", "Day"), ("DVID", "ytype"), ("PRODUCT", "PRODUKT"), ("TIME", "Time (days)"), ("AMT", "amt [cells]")],
+    )
     def test_a_column_by_another_name(self, tmp_path, name, alias):
         faults = faults_of(written(tmp_path, text(header=HEADER.replace(name, alias))))
         assert [fault.column for fault in faults] == [name]
         assert f"rename column {alias!r} to {name}" in faults[0].remedy
+
+    def test_a_title_above_the_header(self, tmp_path):
+        faults = faults_of(written(tmp_path, f"Ward 4,{',' * (HEADER.count(',') - 1)}\n{text()}"))
+        assert [(fault.row, fault.what, fault.value) for fault in faults] == [
+            (1, "a title stands above the header", "Ward 4")
+        ]
+        assert "remove what stands above row 2" in faults[0].remedy
 
     def test_duplicate_column(self, tmp_path):
         faults = faults_of(written(tmp_path, text(header=HEADER.replace("age", "dv"))))
