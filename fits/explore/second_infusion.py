@@ -1,5 +1,6 @@
 """The retreatment view: sliders to a scenario file, and the small experiment of `reinfuse retreat` that answers it."""
 
+import shlex
 import tempfile
 import threading
 from dataclasses import dataclass, field
@@ -109,7 +110,7 @@ class Choice:
 
     def command(self, run: str, seed: int) -> str:
         """What repeats the answer, beside the scenario file."""
-        whose = "" if self.patient is None else f" --patient {self.patient}"
+        whose = "" if self.patient is None else f" --patient {shlex.quote(self.patient)}"
         return (
             f"reinfuse retreat {run} --scenarios {SCENARIO_FILE}{whose} --patients {PATIENTS} --draws {PATIENTS} "
             f"--seed {seed} --out retreat"
