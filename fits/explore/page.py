@@ -153,7 +153,7 @@ class Page:
         again = f"reinfuse report {self.name}"
         known = set(self.views.curves.data_vars)
         fits = [(f"fit_{assay}", style.assay_name(assay)) for assay in ASSAYS if assay in known]
-        shown = [_figure(name, f"{words}: measured, and 50 and 95 % of curves", again) for name, words in fits]
+        shown = [_figure(name, f"{words}: measured, and 50 and 95\u00a0% of curves", again) for name, words in fits]
         shown.append(_figure("risk", "Probability of progression since the latest infusion", again))
         names = dict.fromkeys(self.views.patients, "")
         return [_sides([_choice("whose", "Patient", {name: name for name in names})], shown)]

@@ -93,7 +93,10 @@ def measured(rows: pd.DataFrame) -> list[Trace]:
 
 
 def predictive(found: Vpc, dvid: str, stratum: str) -> Figure:
-    """Observed percentiles among those of simulated studies, by day since the latest infusion."""
+    """Observed percentiles among those of simulated studies, by day since the latest infusion.
+
+    A percentile below the limit of quantification has no value: its band ends at the limit, its line is interrupted.
+    """
     table = found.percentiles
     rows = table[(table["dvid"] == dvid) & (table["stratum"] == stratum) & ~table["corrected"].astype(bool)]
     traces: list[Trace] = []
@@ -102,11 +105,18 @@ def predictive(found: Vpc, dvid: str, stratum: str) -> Figure:
     ):
         ordered = lines.sort_values("day")
         name = f"{float(str(percentile)):.0%} simulated"
-        bands = ordered[["lower", "predicted", "upper"]].to_numpy(dtype=float).T
+        upper = ordered["upper"].fillna(ordered["limit"])
+        lower = np.minimum(ordered["lower"].fillna(ordered["limit"]), upper)
+        bands = np.stack([lower, ordered["predicted"], upper])
         traces += band(ordered["day"], bands, name, colour, ("2.5 %", "50 %", "97.5 %"))
         seen = {"x": ordered["day"].tolist(), "y": ordered["observed"].tolist(), "name": f"{name[:3]} observed"}
         look = {"mode": "lines+markers", "line": {"color": style.BLACK, "width": 1}, "showlegend": percentile == 0.5}
         traces.append({"type": "scatter", **seen, **look})
+    limits = rows.drop_duplicates("day").sort_values("day").dropna(subset="limit")
+    if len(limits):
+        at = {"x": limits["day"].tolist(), "y": limits["limit"].tolist(), "name": "limit of quantification"}
+        look = {"mode": "lines", "line": {"color": style.GREY, "width": 1, "dash": "dot"}}
+        traces.append({"type": "scatter", **at, **look})
     return figure(traces, x="days since the latest infusion", y=style.assay_name(dvid), log=True)
 
 
@@ -132,8 +142,12 @@ def bars(rows: pd.DataFrame, label: str, *, most: int = 12) -> Figure:
 
 
 def numbers(shown: Figure) -> pd.DataFrame:
-    """The data of a figure: ``series``, ``x``, ``y``, one line per point."""
-    tables = [
-        pd.DataFrame({"series": trace.get("name", ""), "x": trace["x"], "y": trace["y"]}) for trace in shown["data"]
-    ]
+    """The data of a figure: ``series``, ``x``, ``y``, one line per point; ``low`` and ``high`` of bars."""
+    tables = []
+    for trace in shown["data"]:
+        table = pd.DataFrame({"series": trace.get("name", ""), "x": trace["x"], "y": trace["y"]})
+        if "error_x" in trace:
+            table["low"] = table["x"] - np.asarray(trace["error_x"]["arrayminus"])
+            table["high"] = table["x"] + np.asarray(trace["error_x"]["array"])
+        tables.append(table)
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["series", "x", "y"])

@@ -1,5 +1,6 @@
 """The retreatment view: sliders to a scenario file, and the small experiment of `reinfuse retreat` that answers it."""
 
+import shlex
 import tempfile
 import threading
 from dataclasses import dataclass, field
@@ -9,7 +10,6 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 from numpy.typing import NDArray
 
 from reinfuse.model.errors import ReinfuseError
@@ -109,7 +109,7 @@ class Choice:
 
     def command(self, run: str, seed: int) -> str:
         """What repeats the answer, beside the scenario file."""
-        whose = "" if self.patient is None else f" --patient {self.patient}"
+        whose = "" if self.patient is None else f" --patient {shlex.quote(self.patient)}"
         return (
             f"reinfuse retreat {run} --scenarios {SCENARIO_FILE}{whose} --patients {PATIENTS} --draws {PATIENTS} "
             f"--seed {seed} --out retreat"
@@ -228,16 +228,16 @@ class Laboratory:
             some = kept[blocks == number]
             day = some["infusion_day"].to_numpy(dtype=np.float64)
             rows = some["patient"].to_numpy(dtype=np.int64) % BLOCK
-            found = work.trajectories(file.scenarios[at], file.worlds[0], rows, day, times=DAYS, since=day)
-            cells = [str(name) for name in found.data_vars if str(name)[0] in "EMX"]
-            both = (found["Ts"] + found["Tr"], sum(found[name] for name in cells))
-            for values, whole in zip(both, (burden, cart), strict=True):
-                whole.append(xr.DataArray(values).transpose("patient", "time").to_numpy())
+            made = work.trajectories(file.scenarios[at], file.worlds[0], rows, day, times=DAYS, since=day)
+            found = made.transpose("patient", "time", ...)
+            burden.append(found["Ts"].to_numpy() + found["Tr"].to_numpy())
+            cart.append(np.sum([found[name].to_numpy() for name in found.data_vars if str(name)[0] in "EMX"], axis=0))
         return np.concatenate(burden), np.concatenate(cart)
 
 
 def _bands(curves: Floats) -> Floats:
-    return np.asarray(np.nanpercentile(curves, PERCENTILES, axis=0))
+    percentile = np.nanpercentile if np.isnan(curves).any() else np.percentile  # the former is many times slower
+    return np.asarray(percentile(curves, PERCENTILES, axis=0))
 
 
 def _free(frame: pd.DataFrame) -> Floats:

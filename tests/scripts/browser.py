@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 #: Keys of the protocol.
@@ -24,13 +25,18 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
-def wait_for(address: str, seconds: float) -> None:
+def wait_for(
+    address: str, seconds: float, *, server: subprocess.Popen[bytes] | None = None, said: Path | None = None
+) -> None:
+    """Wait until a server answers; one that ended instead is quoted."""
     end = time.monotonic() + seconds
     while True:
         try:
             urllib.request.urlopen(address, timeout=5).close()
             return
         except OSError:
+            if server is not None and server.poll() is not None:
+                raise RuntimeError(f"the server ended: {said.read_text() if said else ''}") from None
             if time.monotonic() > end:
                 raise
             time.sleep(0.1)

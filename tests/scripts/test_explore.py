@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from reinfuse.fits.diagnosis.vpc import Vpc
 from reinfuse.fits.explore import plots
 from reinfuse.fits.explore.second_infusion import ARMS, PATIENTS, SCENARIO_FILE, SECOND, Choice, Laboratory
 from reinfuse.model.errors import ReinfuseError
@@ -73,6 +74,26 @@ class TestNumbers:
         assert table["series"].tolist() == ["arm, a"] * 2 + ["arm, c"] * 2 + ["arm"] * 2
         assert table["y"].tolist() == [1, 2, 5, 6, 3, 4]
 
+    def test_bars_come_with_their_intervals(self):
+        rows = pd.DataFrame({"parameter": ["a", "b"], "value": [2.0, -1.0], "low": [1.5, -1.5], "high": [3.0, -0.5]})
+        table = plots.numbers(plots.bars(rows, "index")).set_index("y")
+        np.testing.assert_allclose(table.loc[["a", "b"], ["x", "low", "high"]], rows[["value", "low", "high"]])
+
+    def test_a_band_ends_at_the_limit_of_quantification(self):
+        rows = {"dvid": "cart", "stratum": "one", "corrected": False, "percentile": 0.5, "day": [7.0, 28.0]}
+        rows |= {"observed": [9.0, 3.0], "lower": [4.0, np.nan], "predicted": [8.0, np.nan], "upper": [20.0, 2.0]}
+        empty = pd.DataFrame()
+        found = Vpc(
+            percentiles=pd.DataFrame({**rows, "limit": 1.0}), blq=empty, points=empty, studies=1, dropped=0.0, failed=0
+        )
+        table = plots.numbers(plots.predictive(found, "cart", "one")).set_index("series")
+        assert table.loc["50% simulated, 2.5 %", "y"].tolist() == [4.0, 1.0]
+        assert table.loc["50% simulated, 97.5 %", "y"].tolist() == [20.0, 2.0]
+        assert table.loc["50% simulated", "y"].isna().tolist() == [False, True]
+
+    def test_a_patients_name_is_one_word_of_the_command(self):
+        assert "--patient 'one patient'" in Choice(patient="one patient").command("run", 1)
+
 
 def test_without_dash_the_message_says_what_to_install(run, monkeypatch):
     monkeypatch.setattr(explore, "find_spec", lambda _: None)
@@ -81,13 +102,15 @@ def test_without_dash_the_message_says_what_to_install(run, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def served(run):
+def served(run, tmp_path_factory):
     """Address of the page."""
+    said = tmp_path_factory.mktemp("served") / "said.txt"
     port = browser.free_port()
     words = [sys.executable, "-m", "reinfuse.scripts.main", "explore", str(run.path), f"--port={port}", "--no-browser"]
-    server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
+    with said.open("w") as file:
+        server = subprocess.Popen(words, stdout=file, stderr=file, env=dict(os.environ))
     try:
-        browser.wait_for(f"http://127.0.0.1:{port}/", 120)
+        browser.wait_for(f"http://127.0.0.1:{port}/", 120, server=server, said=said)
         yield f"http://127.0.0.1:{port}/"
     finally:
         server.terminate()
