@@ -220,6 +220,8 @@ class Explorer:
 
     def scatter(self, h: Floats, rng: np.random.Generator) -> None:
         """Put every patient at its most typical particle, unless all of them are far worse than where it is."""
+        if not self.posterior.q:  # nothing differs between patients
+            return
         density, sd = self.posterior.conditional(h), np.exp(h[self.posterior.log_sd])
         found = particles(density, sd, rng)
         best = np.fmax.reduce([density.value(b, density.loglik(b)) for b in found])
