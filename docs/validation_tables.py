@@ -70,14 +70,18 @@ def scores(found: pd.DataFrame) -> str:
     rows = []
     for (cutoff, model), of_model in found.groupby(["cutoff", "model"], sort=False):
         by = of_model.set_index("dvid")
-        cells = [
-            f"{one['elpd']:.1f} ({one['elpd_se']:.1f}), {one['crps']:.2f}, {one['error_in_ln']:.2f}; "
-            f"{100 * one['inside_50']:.0f}, {100 * one['inside_80']:.0f}, {100 * one['inside_95']:.0f} %; "
-            f"{one['n']} rows"
-            for one in (by.loc[assay] for assay in ASSAYS if assay in by.index)
-        ]
+        cells = [_score(by.loc[assay]) for assay in ASSAYS if assay in by.index]
         rows.append((f"{cutoff:.0f}", str(model), *(cells + ["–"] * (len(ASSAYS) - len(cells)))))
     return table(("seen to day", "forecast by", *ASSAYS.values()), rows)
+
+
+def _score(one: pd.Series) -> str:
+    """A forecast's figures for one assay; of one without a distribution, the error alone."""
+    if pd.isna(one["elpd"]):
+        return f"error {one['error_in_ln']:.2f}; {one['n']} rows"
+    inside = ", ".join(f"{100 * one[f'inside_{share}']:.0f}" for share in (50, 80, 95))
+    figures = f"{one['elpd']:.1f} ({one['elpd_se']:.1f}), {one['crps']:.2f}, {one['error_in_ln']:.2f}"
+    return f"{figures}; {inside} %; {one['n']} rows"
 
 
 def differences(found: pd.DataFrame) -> str:

@@ -290,7 +290,9 @@ def _table(answer: Answer) -> html.Table:
     )
     head = html.Thead(html.Tr([html.Th(name) for name in ("Second infusion less none", "", "", "Monte Carlo error")]))
     body = html.Tbody([html.Tr([html.Td(cell) for cell in line]) for line in lines])
-    note = html.P(f"{answer.patients} virtual patients, the same in both arms; {np.ptp(MONTHS):g} months.")
+    lost = answer.patients - answer.followed
+    without = f" {lost} without measurable M-protein at the infusion are left out of PFS." if lost else ""
+    note = html.P(f"{answer.patients} virtual patients, the same in both arms; {np.ptp(MONTHS):g} months.{without}")
     return html.Div([html.Table([head, body]), note])
 
 

@@ -23,7 +23,7 @@ from ..retreatment.contrasts import contrasts
 from ..retreatment.mechanisms import MECHANISMS, Mechanism
 from ..retreatment.real_patient import population_of
 from ..retreatment.scenarios import ScenarioFile, parse
-from ..retreatment.statistics import STACKED, counted
+from ..retreatment.statistics import STACKED, counted, followed
 from ..retreatment.virtual_patients import SampledPopulation
 from ..run import RunFolder
 
@@ -134,6 +134,8 @@ class Answer:
         By arm, the rows of `outcomes.parquet`.
     patients
         Virtual patients of each arm.
+    followed
+        Those whose second PFS can be told after the infusion.
     """
 
     burden: dict[str, Floats]
@@ -142,6 +144,7 @@ class Answer:
     contrasts: pd.DataFrame
     outcomes: dict[str, pd.DataFrame]
     patients: int
+    followed: int
 
     def measure(self, words: str) -> dict[str, Any]:
         """The row of `contrasts` whose measure begins with these words."""
@@ -214,6 +217,7 @@ class Laboratory:
             contrasts=table[table["world"] == STACKED].reset_index(drop=True),
             outcomes=outcomes,
             patients=len(kept),
+            followed=int(followed(frame).sum()),
         )
 
     def _curves(
@@ -242,7 +246,7 @@ def _bands(curves: Floats) -> Floats:
 
 def _free(frame: pd.DataFrame) -> Floats:
     """Share free of progression and death at `MONTHS`, and two Monte Carlo errors to either side."""
-    days = frame[counted(frame)]["pfs_days_2"].to_numpy(dtype=np.float64)
+    days = frame[followed(frame)]["pfs_days_2"].to_numpy(dtype=np.float64)
     share = (days[:, None] > MONTHS * DAYS_PER_MONTH).mean(axis=0)
     error = 2.0 * np.sqrt(share * (1.0 - share) / days.size)
     return np.stack([share, np.maximum(share - error, 0.0), np.minimum(share + error, 1.0)])

@@ -162,7 +162,7 @@ def contrasts(
     horizon_months
         To which second PFS is counted.
     margin_months
-        A patient benefits whose second PFS, so followed, is longer by more than this, and is harmed by the reverse.
+        A patient benefits whose second PFS, so counted, is longer by more than this, and is harmed by the reverse.
     level
         Of the posterior intervals.
 

@@ -362,6 +362,8 @@ SUMMARY_COLUMNS: Final = (
 CLASSES: Final = ("PD", "SD", "MR", "PR", "VGPR", "CR", "SCR")
 #: Response measures of the summary, and the class that must be reached.
 RESPONSES: Final = (("ORR", "PR"), (">=VGPR", "VGPR"), ("CR", "CR"), ("sCR", "SCR"))
+#: Patients without measurable M-protein at the infusion: nobody would see their progression by it.
+UNTOLD: Final = "progression cannot be told"
 #: Months to which the restricted mean PFS goes.
 RMST_MONTHS: Final = 24.0
 
@@ -561,13 +563,16 @@ class _Course:
         days = self._column("pfs_days")
         if days is None:
             return
-        given = self.kept & np.isfinite(days)
+        later = self._column("infusion_day") if self.course > 2 else None
+        given = self.kept if later is None else self.kept & np.isfinite(later)
+        told = given & np.isfinite(days)
         yield from self._responses(given)
         for name, column in (("MRD-negative 1e-5", "mrd5"), ("MRD-negative 1e-6", "mrd6")):
             if self._has(column):
                 flags = self.frame[f"{column}_{self.course}"].to_numpy(dtype=np.bool_)
                 yield self._share(name, flags, given)
-        yield from self._durations(days, given)
+        yield self._share(UNTOLD, ~np.isfinite(days), given)
+        yield from self._durations(days, told)
         yield from self._times(given)
         yield from self._kinetics(given)
 

@@ -173,6 +173,30 @@ def second_of(summary, world="as assumed", group="all", course=2):
     return own.set_index("measure")
 
 
+def test_who_cannot_be_followed_still_has_a_marrow():
+    """Without measurable M-protein at the infusion nobody sees progression by it; MRD is read from the marrow."""
+    table = outcomes_table()
+    table.loc[[0, 1], "pfs_days_2"] = np.nan
+    second = second_of(summary_of(table))
+    assert second.loc["progression cannot be told", ["value", "n"]].tolist() == [2 / 8, 8]
+    assert second.loc["MRD-negative 1e-5", ["value", "n"]].tolist() == [4 / 8, 8]
+    assert second.loc["PFS median", "n"] == 6
+    first = second_of(summary_of(table), course=1)
+    assert first.loc["progression cannot be told", "value"] == 0
+
+
+def test_a_third_course_counts_who_was_given_it():
+    table = outcomes_table()
+    for name in ("best", "evaluable", "mrd5", "mrd6", "pfs_event"):
+        table[f"{name}_3"] = table[f"{name}_2"]
+    table["pfs_days_3"], table["infusion_day_3"] = np.nan, np.nan
+    table.loc[:4, "infusion_day_3"] = 900.0
+    table.loc[:2, "pfs_days_3"] = 100.0
+    third = second_of(summary_of(table), course=3)
+    assert third.loc["MRD-negative 1e-5", ["value", "n"]].tolist() == [4 / 5, 5]
+    assert third.loc["progression cannot be told", "value"] == 2 / 5
+
+
 def test_the_summary_counts_who_counts():
     summary = summary_of(outcomes_table())
     assert tuple(summary.columns) == SUMMARY_COLUMNS
