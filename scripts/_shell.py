@@ -1,4 +1,4 @@
-"""What every command shares: exit codes, the notice, one place for failures, progress.
+"""What every command shares: exit codes, one place for failures, progress.
 
 Imported by each command at its top, so nothing heavy may be imported here at module level.
 """
@@ -16,8 +16,7 @@ from typing import Any, NoReturn, Protocol
 import typer
 
 from reinfuse.model.errors import ReinfuseError
-
-NOTICE = "Research software: not a medical device, never a dosing recommendation."
+from reinfuse.model.notice import NOTICE
 
 
 class ExitCode(enum.IntEnum):

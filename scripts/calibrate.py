@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from reinfuse.scripts._shell import NOTICE, NotTrusted, complain, progress, run_alone
+from reinfuse.model.notice import NOTICE
+from reinfuse.scripts._shell import NotTrusted, complain, progress, run_alone
 
 #: Cohorts and patients where none are asked for.
 USUAL = {"sbc": (200, 12), "recovery": (20, 30), "stein": (2, 90)}

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from reinfuse.scripts._shell import NOTICE, progress, run_alone
+from reinfuse.model.notice import NOTICE
+from reinfuse.scripts._shell import progress, run_alone
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from reinfuse.scripts._shell import NOTICE, NotTrusted, run_alone
+from reinfuse.model.notice import NOTICE
+from reinfuse.scripts._shell import NotTrusted, run_alone
 
 
 def command(

@@ -8,7 +8,8 @@ import typer
 from rich.markup import escape
 
 from reinfuse.model.errors import ReinfuseError
-from reinfuse.scripts._shell import NOTICE, NotTrusted, progress, run_alone
+from reinfuse.model.notice import NOTICE
+from reinfuse.scripts._shell import NotTrusted, progress, run_alone
 from reinfuse.scripts.identify import doubt
 
 if TYPE_CHECKING:

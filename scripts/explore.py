@@ -9,7 +9,8 @@ import typer
 from rich.markup import escape
 
 from reinfuse.model.errors import ReinfuseError
-from reinfuse.scripts._shell import NOTICE, complain, progress, run_alone
+from reinfuse.model.notice import NOTICE
+from reinfuse.scripts._shell import complain, progress, run_alone
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

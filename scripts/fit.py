@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from reinfuse.scripts._shell import NOTICE, complain, progress, run_alone
+from reinfuse.model.notice import NOTICE
+from reinfuse.scripts._shell import complain, progress, run_alone
 
 #: Options that say what a fit is; how it is run may differ.
 RECIPE = ("cohort", "products", "model", "variant", "draws", "tune", "thin", "chains", "seed", "sampler", "extensions")

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from reinfuse.scripts._shell import NOTICE, NotTrusted, progress, run_alone
+from reinfuse.model.notice import NOTICE
+from reinfuse.scripts._shell import NotTrusted, progress, run_alone
 
 
 def command(

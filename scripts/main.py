@@ -11,7 +11,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from reinfuse.scripts._shell import NOTICE, guarded
+from reinfuse.model.notice import NOTICE
+from reinfuse.scripts._shell import guarded
 
 #: Commands in the order of the work; each is a module of this folder that has a function `command`.
 COMMANDS = (

@@ -11,7 +11,8 @@ import typer
 from rich.markup import escape
 
 from reinfuse.model.errors import ReinfuseError
-from reinfuse.scripts._shell import NOTICE, progress, run_alone
+from reinfuse.model.notice import NOTICE
+from reinfuse.scripts._shell import progress, run_alone
 
 if TYPE_CHECKING:
     import pandas as pd

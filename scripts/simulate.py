@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reinfuse.model.errors import ReinfuseError
-from reinfuse.scripts._shell import NOTICE, run_alone
+from reinfuse.model.notice import NOTICE
+from reinfuse.scripts._shell import run_alone
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,6 +12,7 @@ import numpy as np
 from dash import MATCH, Dash, Input, Output, State, ctx, dcc, html
 
 from reinfuse.model.errors import ReinfuseError
+from reinfuse.model.notice import NOTICE
 from reinfuse.model.products import PRODUCTS
 
 from ..figures import style
@@ -20,7 +21,6 @@ from . import plots
 from .second_infusion import DAYS, MONTHS, PERCENTILES, SCENARIO_FILE, Answer, Choice, Laboratory
 from .views import ASSAYS, Views
 
-NOTICE: Final = "Research software: not a medical device, never a dosing recommendation."
 #: Address, and name in the menu.
 VIEWS: Final = {
     "/": "Population",

@@ -5,13 +5,14 @@ from typing import Final
 
 import pandas as pd
 
+from reinfuse.model.notice import NOTICE
+
 from ..retreatment.statistics import STACKED
 from .benefit import HORIZON_MONTHS, Benefit
 from .posterior import PatientPosterior
 from .predictions import MEASUREMENT
 
 MONTHS_TOLD: Final = (3, 6, 12, 24, 36)
-NOTICE: Final = "Research software: not a medical device, never a dosing recommendation."
 
 
 def summary(

@@ -7,6 +7,8 @@ from typing import Any, Final
 import jinja2
 import pandas as pd
 
+from reinfuse.model.notice import NOTICE
+
 from ..cohort import summarise
 from ..diagnosis import powerscaling
 from ..diagnosis.convergence import INTERVAL
@@ -113,7 +115,7 @@ def render(
     environment.filters["percent"] = words.percent
     return environment.get_template(TEMPLATE).render(
         name=name,
-        disclaimer=words.DISCLAIMER,
+        disclaimer=NOTICE,
         sections=SECTIONS,
         plates=pictures,
         converged=findings.diagnostics.converged,

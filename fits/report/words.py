@@ -16,8 +16,6 @@ from ..diagnosis.findings import Findings
 from ..diagnosis.forecasts import MODEL
 from ..diagnosis.identifiability import SHRUNK
 
-DISCLAIMER: Final = "Research software: not a medical device, never a dosing recommendation."
-
 EXHAUSTION_SYMBOLS: Final = ("kX", "rX", "dX", "xi", "bX", "bXQ", "fXQ")
 """Parameters of the exhausted state; only data that move one of the first three groups speak about it."""
 

@@ -18,6 +18,7 @@ from reinfuse.fits.report import words
 from reinfuse.fits.report.build import build_report, render
 from reinfuse.fits.report.retreatment import read_retreatment
 from reinfuse.model.errors import ReinfuseError
+from reinfuse.model.notice import NOTICE
 from reinfuse.scripts import diagnose, report
 from reinfuse.scripts._shell import NotTrusted, guarded
 
@@ -325,7 +326,7 @@ class TestSecondInfusions:
         assert not {"0.11", "0.33", "0.77"} & set(section.split()), "the second course of everybody, stacked, alone"
         assert "gains 7.4 months" in section
         assert "assumptions of the scenario" in section
-        assert words.DISCLAIMER in section
+        assert NOTICE in section
         assert PNG in html
 
     def test_without_one_there_is_no_section(self, found):

@@ -14,8 +14,8 @@ from reinfuse.fits.diagnosis.vpc import Vpc
 from reinfuse.fits.explore import plots
 from reinfuse.fits.explore.second_infusion import ARMS, PATIENTS, SCENARIO_FILE, SECOND, Choice, Laboratory
 from reinfuse.model.errors import ReinfuseError
+from reinfuse.model.notice import NOTICE
 from reinfuse.scripts import explore
-from reinfuse.scripts._shell import NOTICE
 from reinfuse.scripts.retreat import retreat
 
 from ..fits import drawn_run, small_cohorts

@@ -10,8 +10,9 @@ import pytest
 import typer
 
 from reinfuse.model.errors import ReinfuseError
+from reinfuse.model.notice import NOTICE
 from reinfuse.scripts import main
-from reinfuse.scripts._shell import NOTICE, ExitCode, NotTrusted, clock, guarded, progress
+from reinfuse.scripts._shell import ExitCode, NotTrusted, clock, guarded, progress
 
 HEAVY = {"numpy", "scipy", "pandas", "xarray", "numba", "pymc", "pytensor", "arviz", "matplotlib", "nutpie"}
 

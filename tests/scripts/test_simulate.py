@@ -13,9 +13,10 @@ import typer
 
 from reinfuse.model.course import Infusion
 from reinfuse.model.errors import ReinfuseError
+from reinfuse.model.notice import NOTICE
 from reinfuse.model.simulate import simulate as simulate_curves
 from reinfuse.scripts import main, simulate
-from reinfuse.scripts._shell import NOTICE, ExitCode, guarded
+from reinfuse.scripts._shell import ExitCode, guarded
 
 COLUMNS = "time E1 M1 X1 E2 M2 X2 Ts Tr Q A P S transgene cart sbcma mprotein".split()
 SECOND = ["--second", "cilta-cel", "--at", "60", "--bridging", "0.3"]
