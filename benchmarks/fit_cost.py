@@ -20,8 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from rich.console import Console
 
-from reinfuse.fits.blocks import PATIENT_LONGEST, DualAveraging, Sampler
-from reinfuse.fits.chain import Chain, joint_steps
+from reinfuse.fits.chain import started
 from reinfuse.fits.figures import style
 from reinfuse.fits.geometry import Posterior, prepare
 from reinfuse.fits.likelihood_op import LogDensity
@@ -42,23 +41,12 @@ def costs(size: int, seed: int) -> tuple[float, float]:
     start = time.process_time()
     coordinates = prepare(problem, density, layout(problem), np.random.default_rng([seed, 0]))
     explored = time.process_time() - start
-    posterior, lay = Posterior(problem), layout(problem)
-    x, _ = coordinates.expand(np.zeros(lay.size))
-    sampler = Sampler(
-        posterior,
-        posterior.joint(coordinates),
-        np.random.default_rng(seed),
-        x[lay.hyper].copy(),
-        x[lay.block].copy(),
-        DualAveraging(np.full(size, 0.2), PATIENT_LONGEST),
-        joint_steps(0.05),
-    )
-    chain = Chain(sampler, draws=10, tune=WARM, thin=1)
+    chain = started(Posterior(problem), coordinates, draws=10, tune=WARM, seed=seed)
     while chain.warmed < WARM:
-        chain._warm()
+        chain.warm()
     start = time.process_time()
     for _ in range(TIMED):
-        sampler.sweep(tune=False)
+        chain.sampler.sweep(tune=False)
     return explored, (time.process_time() - start) / TIMED
 
 

@@ -41,8 +41,9 @@ type Leg = tuple[Floats, Floats, Floats, Floats]
 PATIENT_LEAPFROGS: Final = 5
 FINER: Final = 4.0  # times shorter are the steps of who rejects those
 FINER_LEAPFROGS: Final = 10
-LONG_LEAPFROGS: Final = 80  # of patients with short steps
+LONG_LEAPFROGS: Final = 80  # of slow patients
 PER_LANES: Final = 50  # patients to each kernel call's lanes of those
+PLACES_BY_STEP: Final = 0.75  # of those lanes; the others are for who rarely jumps
 SHORT: Final = 0.8  # of the median step: shorter ones are short
 SHORTER: Final = 0.3  # times a patient's own step: the shortest of such a trajectory
 PATIENT_LONGEST: Final = 0.6  # of a step, in units of a patient's site
@@ -57,9 +58,8 @@ SUCCESSES: Final = 0.6  # of those, wanted
 LOCAL: Final = 2  # jumps along differences, and within the prior
 LOCAL_OF_STUCK: Final = 4  # further ones of those who rarely get away
 DIVERGENT: Final = 1000.0  # energy error that counts as a divergence, as in Stan
-REJECTIONS: Final = (
-    10.0  # that a divergence counts as, where a patient's step is learnt: walls behind plateaus are met rarely
-)
+#: That a divergence counts as, where a patient's step is learnt: walls behind plateaus are met rarely.
+REJECTIONS: Final = 10.0
 WIDER: Final = 2.0  # than the curvature says, population values are taken to be at first
 ADAPTED: Final = ("steps", "joint_step")  # step sizes of a sampler
 KEPT: Final = ("h", "b", "freed", "copies", "stuck")  # arrays of a sampler's state
@@ -212,26 +212,28 @@ class Sampler:
         return chance, divergent
 
     def long_trajectories(self) -> tuple[Floats, int]:
-        """Long trajectories of those with the shortest steps among the `narrow`: along narrow ridges."""
-        who = self.narrow
+        """Long trajectories of the `slow`: along narrow ridges."""
+        who = self.slow
         if not who.size:
             return np.ones(len(self.b)), 0
-        if who.size > self.at_once:
-            who = np.sort(who[np.argsort(self.steps.step[who], kind="stable")[: self.at_once]])
         step = self.steps.step * np.exp(self.rng.uniform(math.log(SHORTER), 0.0, len(self.b)))
         error, divergent = self._move_patients(who, step, LONG_LEAPFROGS)
         return np.exp(np.minimum(-error, 0.0)), divergent
 
     @property
-    def narrow(self) -> NDArray[np.int64]:
-        """Patients with short steps."""
-        step = self.steps.step
-        return np.flatnonzero(step < SHORT * np.median(step)) if step.size else np.empty(0, dtype=np.int64)
+    def slow(self) -> NDArray[np.int64]:
+        """Patients with short steps, the shortest first in line, and a few who rarely get away by jumps.
 
-    @property
-    def at_once(self) -> int:
-        """Patients who take long trajectories in a sweep: lanes of the kernel, more of them in large cohorts."""
-        return WIDTH * max(1, len(self.b) // PER_LANES)
+        As many as the kernel has lanes, more of them in large cohorts; nobody where all steps are alike.
+        """
+        step = self.steps.step
+        if not step.size or step.min() >= SHORT * np.median(step):
+            return np.empty(0, dtype=np.int64)
+        places = WIDTH * max(1, step.size // PER_LANES)
+        by_step = np.argsort(step, kind="stable")
+        first, others = np.split(by_step, [round(PLACES_BY_STEP * places)])
+        seldom = others[np.argsort(-self.copies[others], kind="stable")]
+        return np.sort(np.concatenate([first, seldom[: places - first.size]]))
 
     def _move_patients(
         self, who: NDArray[np.int64] | None, step: Floats, count: int, finer: int = 0
@@ -410,11 +412,10 @@ class Sampler:
         self.spread()
         divergent += self.patients(tune)[1]
         self.spread()
-        long = min(len(self.narrow), self.at_once)
         return {
             "diverging": float(divergent > 0),
             "divergent_trajectories": float(divergent),
-            "trajectories": float(1 + 2 * len(self.b) + long),  # a second try is none of its own
+            "trajectories": float(1 + 2 * len(self.b) + len(self.slow)),  # a second try is none of its own
             "n_steps": float(JOINT_STEPS + 2 * PATIENT_LEAPFROGS + LONG_LEAPFROGS),
             "step_size": float(self.joint_step.step[0]),
             "mean_tree_accept": accepted,

@@ -61,7 +61,7 @@ class Chain:
     def run(self, tick: Tick, save: Save) -> None:
         """Do all that is left of it."""
         while self.warmed < self.tune:
-            self._warm()
+            self.warm()
             tick(1)
             save(self.state)
         while self.drawn < self.draws:
@@ -75,8 +75,8 @@ class Chain:
         counted = {"outcomes": (("status",), self.sampler.posterior.outcomes.copy())}
         return xr.Dataset({"x": (("draw", "coordinate"), self.kept)} | columns | counted)
 
-    def _warm(self) -> None:
-        """A sweep of the warm-up."""
+    def warm(self) -> None:
+        """Do a sweep of the warm-up."""
         chain = self.sampler
         for _ in range(self._repeats):
             chain.sweep(tune=True)
@@ -159,6 +159,25 @@ class Chain:
         self.kept[: self.drawn] = some
 
 
+def started(
+    posterior: Posterior, coordinates: Coordinates, *, draws: int, tune: int, thin: int = 1, seed: int
+) -> Chain:
+    """A chain at its start, near the centre; what is given is told in `sample_chain`."""
+    rng = np.random.default_rng(seed)
+    lay = coordinates.layout
+    x, _ = coordinates.expand(0.5 * rng.standard_normal(lay.size))
+    sampler = Sampler(
+        posterior,
+        posterior.joint(replace(coordinates, scale=WIDER * coordinates.scale)),
+        rng,
+        x[lay.hyper].copy(),
+        x[lay.block].copy(),
+        DualAveraging(np.full(lay.block.shape[0], 0.2), PATIENT_LONGEST),
+        joint_steps(0.05),
+    )
+    return Chain(sampler, draws, tune, thin)
+
+
 def sample_chain(
     posterior: Posterior,
     coordinates: Coordinates,
@@ -201,19 +220,7 @@ def sample_chain(
         of trajectories, ``divergent_trajectories`` and ``trajectories`` count them. ``outcomes`` (status,) counts how
         the solver ended, since the chain's very start.
     """
-    rng = np.random.default_rng(seed)
-    lay = coordinates.layout
-    x, _ = coordinates.expand(0.5 * rng.standard_normal(lay.size))
-    sampler = Sampler(
-        posterior,
-        posterior.joint(replace(coordinates, scale=WIDER * coordinates.scale)),
-        rng,
-        x[lay.hyper].copy(),
-        x[lay.block].copy(),
-        DualAveraging(np.full(lay.block.shape[0], 0.2), PATIENT_LONGEST),
-        joint_steps(0.05),
-    )
-    chain = Chain(sampler, draws, tune, thin)
+    chain = started(posterior, coordinates, draws=draws, tune=tune, thin=thin, seed=seed)
     if saved is not None:
         chain.restore(saved)
         tick(chain.sweeps)

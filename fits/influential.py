@@ -19,7 +19,7 @@ from arviz_stats.base import array_stats
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from .comparison import TINY, leave_one_out, points
+from .comparison import TINY, in_halves, leave_one_out, points
 from .coordinates import Coordinates, Sites
 from .geometry import Posterior
 from .likelihood_op import LogDensity
@@ -126,10 +126,8 @@ class OnePatient:
         # `value` leaves out the constant of the normal prior
         weights = density.value(b, density.loglik(b)) - 0.5 * q * np.log(2.0 * np.pi)
         weights += np.linalg.slogdet(root)[1] - self.mixture.log_density(z)
-        halves = logsumexp(np.where(np.isnan(weights), -np.inf, weights).reshape(2, -1), axis=1) - np.log(n / 2)
-        if not np.isfinite(halves).any():
-            return -np.inf, 0.0
-        return float(np.logaddexp(*halves) - np.log(2.0)), float(np.tanh(0.5 * (halves[0] - halves[1])) ** 2)
+        loglik, variance = in_halves(np.where(np.isnan(weights), -np.inf, weights).reshape(2, -1, 1))
+        return float(loglik[0]), float(variance[0])
 
 
 def without(problem: Problem, patient: int) -> Problem:

@@ -3,7 +3,9 @@
 Tempered sequential Monte Carlo (Del Moral, Doucet & Jasra 2006): particles start as draws from the prior, and the
 likelihood is let in by degrees, each patient's own (Jasra and others 2011), so that half of the particles count at each
 step. Those are drawn again and moved by differences of others (ter Braak & Vrugt 2008), which need neither slopes nor a
-smooth path. A search that climbs from one start finds one mode; this finds them in proportion to their mass.
+smooth path. A search that climbs from one start finds one mode; this finds them about in proportion to their mass: all
+particles move at once by the places of all, which would leave their distribution as it is only if each moved in turn.
+That is enough for starts and sites; nothing drawn here counts as a draw of the posterior.
 """
 
 from typing import Final
@@ -40,7 +42,8 @@ def particles(density: Conditional, sd: Floats, rng: np.random.Generator, count:
     Returns
     -------
     ndarray
-        (count, n, q): of a patient whose likelihood was 0 at all draws of the prior, draws of the prior.
+        (count, n, q): of a patient whose likelihood was 0 at all draws of the prior, draws of the prior; of one who
+        needs more than `MOST_STEPS`, draws of what is between prior and posterior.
     """
     n, q = density.n, sd.size
     who = np.repeat(np.arange(n), count)

@@ -166,21 +166,21 @@ def _progression(cohort: Cohort, chances: pd.DataFrame, rng: np.random.Generator
     """Scores of the chances by cut-off and horizon, and their reliability."""
     rows = cohort.observations.rename(columns={"ID": "patient", "TIME": "time", "DVID": "dvid", "DV": "value"})
     tables, thirds = [], []
-    for cutoff, own in chances.groupby("cutoff", sort=True):
-        course = landmark.at_risk(first_course(cohort), float(str(cutoff)))
-        free = own.set_index("patient").reindex(course["patient"])
-        seen = free["180"].notna().to_numpy()
+    for cutoff in np.unique(chances["cutoff"]).tolist():
+        own = chances[chances["cutoff"] == cutoff]
+        course = landmark.at_risk(first_course(cohort), cutoff)
+        free, reliable = own.set_index("patient").reindex(course["patient"]), f"{RELIABILITY_DAY:g}"
+        seen = free[reliable].notna().to_numpy()
         course, free = course[seen].reset_index(drop=True), free[seen]
         if len(course) < landmark.FEWEST:
             continue
         for day in HORIZONS:
-            if day > float(str(cutoff)):
+            if day > cutoff:
                 chance = free[f"{day:g}"].to_numpy()
-                table = landmark.compare(course, chance, rows, cutoff=float(str(cutoff)), day=day, rng=rng)
+                table = landmark.compare(course, chance, rows, cutoff=cutoff, day=day, rng=rng)
                 predicted = np.where(table["model"] == forecasts.MODEL, 1.0 - chance.mean(), np.nan)
                 tables.append(table.assign(day=day, predicted=predicted))
-        chance = free[f"{RELIABILITY_DAY:g}"].to_numpy()
-        thirds.append(landmark.thirds(course, chance, cutoff=float(str(cutoff)), day=RELIABILITY_DAY))
+        thirds.append(landmark.thirds(course, free[reliable].to_numpy(), cutoff=cutoff, day=RELIABILITY_DAY))
     if not tables:  # too few patients at risk
         return pd.DataFrame(), pd.DataFrame()
     return pd.concat(tables, ignore_index=True), pd.concat(thirds, ignore_index=True)

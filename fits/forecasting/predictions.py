@@ -27,6 +27,7 @@ from .posterior import PatientPosterior
 type Floats = NDArray[np.float64]
 
 LEVELS: Final = (0.50, 0.80, 0.95)
+TAILS: Final = tuple(end for level in LEVELS for end in (0.5 - level / 2, 0.5 + level / 2))  # of the intervals
 NOISES: Final = 16  # quantiles that stand for the residual
 DAILY: Final = 60.0  # days, every one of them in the table
 LATER: Final = 60  # days beyond, at most
@@ -138,7 +139,7 @@ class Predictions:
 
     def forecast(self) -> pd.DataFrame:
         """`forecast.csv`: `FORECAST_COLUMNS`."""
-        levels = [0.5, *(end for level in LEVELS for end in (0.5 - level / 2, 0.5 + level / 2))]
+        levels = [0.5, *TAILS]
         parts = []
         for assay in self.assays:
             for of in (CURVE, MEASUREMENT):
@@ -156,12 +157,11 @@ class Predictions:
         """
         patient = self.posterior.patient
         rows = []
-        levels = [end for level in LEVELS for end in (0.5 - level / 2, 0.5 + level / 2)]
         since = patient.last_infusion if patient.free_until is None else patient.free_until
         for number, day in enumerate(months(until), start=1):
             if patient.progressed_on is not None:
                 if day >= patient.progressed_on:
-                    rows.append((number, day, 1.0, *(1.0,) * len(levels), 0.0))
+                    rows.append((number, day, 1.0, *(1.0,) * len(TAILS), 0.0))
             elif self.hazard is not None and day > since:
                 chance = -np.expm1(-self.hazard[:, np.searchsorted(self.times, day)])
                 solved = np.isfinite(chance)
@@ -169,6 +169,6 @@ class Predictions:
                 chance = chance[solved]
                 mean = float(weight @ chance)
                 error = float(np.sqrt(weight**2 @ (chance - mean) ** 2))
-                ends = weighted_quantiles(chance[:, None], weight[:, None], levels)[:, 0]
+                ends = weighted_quantiles(chance[:, None], weight[:, None], TAILS)[:, 0]
                 rows.append((number, day, mean, *ends, error))
         return pd.DataFrame(rows, columns=list(PROGRESSION_COLUMNS))

@@ -77,7 +77,7 @@ def far(sampler: Sampler) -> float:
     """Long trajectories of every third patient, whose steps are short."""
     sampler.steps.step[:] = 3.0
     sampler.steps.step[::3] = 1.9
-    return float(sampler.long_trajectories()[0][sampler.narrow].mean())
+    return float(sampler.long_trajectories()[0][sampler.slow].mean())
 
 
 def trying_again(sampler: Sampler) -> float:
@@ -133,7 +133,7 @@ def test_a_sweep_counts_what_it_did(model, monkeypatch):
 
         def counting(*arguments, real=real, everyone=everyone):
             long = arguments[-1] == LONG_LEAPFROGS
-            steps.append((min(sampler.narrow.size, sampler.at_once) if long else everyone, arguments[-1]))
+            steps.append((sampler.slow.size if long else everyone, arguments[-1]))
             return real(*arguments)
 
         monkeypatch.setattr(owner, "trajectory", counting)
@@ -142,29 +142,42 @@ def test_a_sweep_counts_what_it_did(model, monkeypatch):
     assert said["n_steps"] == sum(count for _, count in steps)
 
 
-def test_the_narrow_are_those_with_short_steps(model):
-    sampler = sampler_of(model, seed=6)
-    assert not sampler.narrow.size
-    assert sampler.long_trajectories()[1] == 0
-    sampler.steps.step = np.where(np.isin(np.arange(3 * WIDTH), [1, 6, 20]), 0.3, 0.5)
-    np.testing.assert_array_equal(sampler.narrow, [1, 6, 20])
+class TestSlow:
+    """Who takes long trajectories."""
 
+    SHORT = np.arange(3 * WIDTH) < WIDTH
 
-def test_of_more_narrow_patients_than_lanes_the_narrowest_are_moved(model, monkeypatch):
-    sampler, moved = sampler_of(model, seed=6), []
-    sampler.b = np.zeros((3 * WIDTH, sampler.b.shape[1]))
-    sampler.steps.step = 0.5 + np.where(np.arange(3 * WIDTH) < WIDTH + 3, -0.3 - 0.01 * np.arange(3 * WIDTH), 0.0)
-    np.testing.assert_array_equal(sampler.narrow, np.arange(WIDTH + 3))
-    monkeypatch.setattr(sampler, "_move_patients", lambda who, *_: moved.append(who) or (np.zeros(len(sampler.b)), 0))
-    sampler.long_trajectories()
-    np.testing.assert_array_equal(moved[0], np.arange(3, WIDTH + 3))
+    @pytest.fixture
+    def sampler(self, model):
+        """Of three times as many patients as lanes; the first have short steps, the shorter the earlier."""
+        sampler = sampler_of(model, seed=6)
+        sampler.steps.step = np.where(self.SHORT, 0.1 + 0.01 * np.arange(3 * WIDTH), 0.5)
+        sampler.copies = np.full(3 * WIDTH, 2)
+        return sampler
 
+    def test_nobody_where_all_steps_are_alike(self, sampler):
+        sampler.steps.step[:] = 0.5
+        assert not sampler.slow.size
+        assert sampler.long_trajectories()[1] == 0
 
-def test_in_large_cohorts_more_are_moved_at_once(model):
-    sampler = sampler_of(model, seed=6)
-    assert sampler.at_once == WIDTH
-    sampler.b = np.zeros((300, sampler.b.shape[1]))
-    assert sampler.at_once == 6 * WIDTH
+    def test_those_with_the_shortest_steps(self, sampler):
+        np.testing.assert_array_equal(sampler.slow, np.flatnonzero(self.SHORT))
+
+    def test_a_quarter_is_for_who_rarely_jumps(self, sampler):
+        sampler.copies[[3, WIDTH + 1, 2 * WIDTH, 2 * WIDTH + 1]] = 9, 7, 3, 8
+        np.testing.assert_array_equal(sampler.slow, [0, 1, 2, 3, 4, 5, WIDTH + 1, 2 * WIDTH + 1])
+
+    def test_they_are_moved(self, sampler, monkeypatch):
+        moved = []
+        sampler.b = np.zeros((3 * WIDTH, sampler.b.shape[1]))
+        monkeypatch.setattr(sampler, "_move_patients", lambda who, *_: moved.append(who) or (np.zeros(3 * WIDTH), 0))
+        sampler.long_trajectories()
+        np.testing.assert_array_equal(moved[0], sampler.slow)
+
+    def test_more_of_them_in_large_cohorts(self, sampler):
+        sampler.steps.step = np.linspace(0.1, 0.5, 300)
+        sampler.copies = np.full(300, 2)
+        assert sampler.slow.size == 6 * WIDTH
 
 
 def test_spread_leaves_every_patients_own_values(model):

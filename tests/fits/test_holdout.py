@@ -117,7 +117,7 @@ def test_the_mean_score_is_the_slope_of_the_integrated_likelihood(monkeypatch):
     np.testing.assert_allclose(found.deviations.std(axis=0), np.sqrt(share) * model.tau, rtol=0.1)
 
 
-def testconditional_draws_leave_the_conditional_as_it_is():
+def test_conditional_draws_leave_the_conditional_as_it_is():
     """Started in exact draws of the deviations given the population, trajectories end in such draws."""
     model = GaussianModel()
     rng = np.random.default_rng(6)
