@@ -1,13 +1,11 @@
 """A finished run, posed again: its problem and its draws, to compute with what the run folder does not hold."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
 
 from reinfuse.model.errors import ReinfuseError
-from reinfuse.model.products import load_products, register
 
 from .cohort import read_cohort
 from .hypotheses import SAME_LIKELIHOOD, TO_BE_FITTED
@@ -15,7 +13,7 @@ from .likelihood_op import loglik_and_gradient
 from .own_model import load_model, pose_model, read_data
 from .problem import Problem, Specification, pose
 from .results import Draws, flat_draws, thinned
-from .run import COHORT_FILE, MODEL_FILE, PRODUCTS_FILE, RunFolder
+from .run import COHORT_FILE, MODEL_FILE, RunFolder
 
 SAME: Final = 1e-6  # largest difference of a patient's log-likelihood that counts as none
 COMPARED_AT: Final = 8  # draws
@@ -56,15 +54,13 @@ class Reopened:
 def posed_again(run: RunFolder, *, variant: str | None = None) -> Problem:
     """The problem of a run from its own files."""
     written: dict[str, Any] = run.provenance
-    model_file, products_file = run.path / MODEL_FILE, run.path / PRODUCTS_FILE
-    cohort: Path = run.path / COHORT_FILE
+    model_file, cohort = run.path / MODEL_FILE, run.path / COHORT_FILE
     if written.get("own_model") is not None:
         if not model_file.is_file():
             raise ReinfuseError(f"{run.path} lacks {MODEL_FILE}, the model that was fitted. Fit again.")
         model = load_model(model_file)
         return pose_model(read_data(cohort, model=model), model)
-    for product in load_products(products_file) if products_file.is_file() else ():
-        register(product)
+    run.register_products()
     chosen: dict[str, Any] = {"variant": str(variant if variant is not None else written["variant"])}
     if "random_effects" in written:
         chosen["random_effects"] = tuple(str(name) for name in written["random_effects"])

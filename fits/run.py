@@ -38,6 +38,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from reinfuse.model.errors import ReinfuseError
+from reinfuse.model.products import load_products, register
 
 from .whole_file import write_whole
 
@@ -334,6 +335,12 @@ class RunFolder:
             )
         run._check_sum(COHORT_FILE)
         return run
+
+    def register_products(self) -> None:
+        """Make the run's own products known in this process, if it has any."""
+        if (own := self.path / PRODUCTS_FILE).is_file():
+            for product in load_products(own):
+                register(product)
 
     # ------------------------------------------------------------------ provenance
 

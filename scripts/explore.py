@@ -53,11 +53,12 @@ def command(
     folder = RunFolder.open(run)
     if folder.provenance.get("own_model") is not None:
         raise ReinfuseError(f"{run} is a fit of a model of your own; the page shows fits of the built-in model")
+    folder.register_products()
     page = Page(views=Views(folder, seed, sensitivity), laboratory=Laboratory(folder, seed=seed), run=str(run))
     with progress("Getting ready", 1.0) as tick:  # the first answer compiles
         page.laboratory.answer(Choice())
         tick(1.0)
-    address = f"http://{host}:{port}/"
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
     console.print(f"Serving {escape(str(run))} at {address}; Ctrl-C ends it.", highlight=False)
     if browser:
         import webbrowser

@@ -247,18 +247,18 @@ def retreat(
 def _population(
     run: Path | None, file: "ScenarioFile", patient: str | None, draws: int, seed: int, options: Options
 ) -> "SampledPopulation":
-    products = [file.product(name) for name in file.product_names]
     if run is not None:
         from reinfuse.fits.retreatment.real_patient import population_of
         from reinfuse.fits.run import RunFolder
 
-        return population_of(RunFolder.open(run), products=products, n_draws=draws, seed=seed, patient=patient)
-    import numpy as np
+        folder = RunFolder.open(run)
+        folder.register_products()
+        products = [file.product(name) for name in file.product_names]
+        return population_of(folder, products=products, n_draws=draws, seed=seed, patient=patient)
+    from reinfuse.fits.retreatment.virtual_patients import from_prior, population_rng
 
-    from reinfuse.fits.retreatment.virtual_patients import from_prior
-
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2**31 + 1,)))
-    return from_prior(rng=rng, products=products, n_draws=draws, options=options.value)
+    products = [file.product(name) for name in file.product_names]
+    return from_prior(rng=population_rng(seed), products=products, n_draws=draws, options=options.value)
 
 
 def _provenance(run: Path | None, population: "SampledPopulation", seed: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.parameters import DAYS_PER_MONTH
 
+from ..retreatment.outcome_table import infusion_day
 from ..retreatment.statistics import survival_band
 from ..retreatment.survival import kaplan_meier
 from ..retreatment.virtual_trials import ALPHA, Trials
@@ -82,8 +83,8 @@ def swimmer(patients: pd.DataFrame, *, title: str = "", at_most: int = 36, horiz
     for place, row in enumerate(shown.to_dict("records")):
         _swim(axes, float(place), {str(name): value for name, value in row.items()}, courses)
     _name_groups(axes, shown)
-    ends = [shown[_day_of(course)] + shown[f"pfs_days_{course}"] for course in range(2, courses + 1)]
-    last = max(shown[_day_of(course)].max() for course in range(2, courses + 1)) / DAYS_PER_MONTH + horizon_months
+    ends = [shown[infusion_day(course)] + shown[f"pfs_days_{course}"] for course in range(2, courses + 1)]
+    last = max(shown[infusion_day(course)].max() for course in range(2, courses + 1)) / DAYS_PER_MONTH + horizon_months
     longest = max(end.max() for end in ends) / DAYS_PER_MONTH
     axes.set(
         yticks=[],
@@ -148,7 +149,7 @@ def _swim(axes: Axes, y: float, row: Mapping[str, Any], courses: int) -> None:
     axes.plot(first, y, "x", color=style.BLACK, ms=3.2, mew=0.8)
     ended = first
     for course in range(2, courses + 1):
-        start, lasting = row[_day_of(course)] / DAYS_PER_MONTH, row[f"pfs_days_{course}"] / DAYS_PER_MONTH
+        start, lasting = row[infusion_day(course)] / DAYS_PER_MONTH, row[f"pfs_days_{course}"] / DAYS_PER_MONTH
         if not np.isfinite(start + lasting):
             return
         axes.plot([ended, start], [y, y], color=style.GREY, lw=1)
@@ -157,11 +158,6 @@ def _swim(axes: Axes, y: float, row: Mapping[str, Any], courses: int) -> None:
         marker = {"progression": "x", "death": "+", "none": ">"}[row[f"pfs_event_{course}"]]
         ended = start + lasting
         axes.plot(ended, y, marker, color=style.BLACK, ms=5 if marker == "+" else 3.2, mew=0.8)
-
-
-def _day_of(course: int) -> str:
-    """Column with the day of a later infusion."""
-    return "infusion_day" if course == 2 else f"infusion_day_{course}"
 
 
 def _classes_of(rows: pd.DataFrame) -> dict[str, str]:

@@ -12,14 +12,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from reinfuse.model.errors import ReinfuseError
-from reinfuse.model.products import load_products, register
 
 from .. import result_folder
 from ..figures import patient_forecast as pictures
 from ..reopened import Reopened
 from ..results import observed
 from ..retreatment.engine import NobodyProgressed
-from ..run import PRODUCTS_FILE, RunFolder
+from ..run import RunFolder
 from . import words
 from .benefit import DRAWS, Benefit, benefit_of, options, reason_against
 from .earlier import KIND, Earlier
@@ -133,9 +132,7 @@ def forecast(
     streams = [np.random.default_rng(each) for each in np.random.SeedSequence(seed).spawn(2)]
     with clock.part("opening"), progress("Opening the run", 1.0) as tick:
         opened_run = RunFolder.open(run_folder)
-        if (own := run_folder / PRODUCTS_FILE).is_file():
-            for product in load_products(own):
-                register(product)
+        opened_run.register_products()
         one = read_patient(patient_file, patient, seen_until=seen_until)
         earlier = None if previous is None else Earlier.read(previous, one.patients[0])
         file, none = options(scenarios)

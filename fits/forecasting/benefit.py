@@ -6,7 +6,7 @@ progression and to a horizon, so that waiting for a treatment is not a gain.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +29,7 @@ from ..retreatment.statistics import STACKED
 from ..retreatment.virtual_patients import from_run
 from ..run import RunFolder
 from .posterior import PatientPosterior
-from .predictions import Predictions, weighted_quantiles
+from .predictions import weighted_quantiles
 
 type Floats = NDArray[np.float64]
 
@@ -137,7 +137,7 @@ def benefit_of(
     by_hazard = file.settings.progression == "hazard" and "H" in posterior.patient.problem.kernel.readouts
     rule = "hazard" if by_hazard else "mprotein"
     file = file.model_copy(update={"settings": file.settings.model_copy(update={"progression": rule})})
-    population = patients_population(posterior, run, file, rng=rng, by_hazard=by_hazard)
+    population = patients_population(posterior, run, file, rng=rng)
     file = file.without(population.lacking)
     share_of_one = 1.0 / (patients * len(file.scenarios) * len(file.worlds))
     try:
@@ -165,21 +165,12 @@ def benefit_of(
 
 
 def patients_population(
-    posterior: PatientPosterior, run: RunFolder, file: ScenarioFile, *, rng: np.random.Generator, by_hazard: bool
+    posterior: PatientPosterior, run: RunFolder, file: ScenarioFile, *, rng: np.random.Generator
 ) -> PatientPopulation:
-    """Draws of the patient that count the same, in the laboratory's terms.
-
-    Where progression follows the fitted hazard, the laboratory itself drops every draw that progresses before the last
-    day known to be free of it; the posterior has counted that day already, so its part is taken out of the weights.
-    """
+    """Draws of the patient that count the same, in the laboratory's terms."""
     patient = posterior.patient
     observed = Observed.of(patient.cohort, patient.name)
-    source = posterior
-    if by_hazard and patient.free_until is not None:
-        until = Predictions(posterior, np.array([0.0, patient.free_until])).survived
-        log_weight = np.where(np.isfinite(until), posterior.log_weight + np.nan_to_num(until), -np.inf)
-        source = replace(posterior, log_weight=log_weight - np.logaddexp.reduce(log_weight))
-    chosen = source.equal(DRAWS, rng)
+    chosen = posterior.equal(DRAWS, rng)
     products = {name: file.product(name) for name in file.product_names}
     products.setdefault(observed.product, product(observed.product))
     made = from_run(run, rng=rng, products=products.values(), rows=posterior.place[chosen])

@@ -346,7 +346,7 @@ class Work:
             follow_up=days,
             death_days=death,
             rules=self.rules,
-            hazard_threshold=self.luck.hazard(k)[rows] if self.by_hazard else None,
+            hazard_threshold=self._clock(k, simulated, rows) if self.by_hazard else None,
         )
         if not self.file.settings.extinction:
             return outcome
@@ -356,6 +356,11 @@ class Work:
             times=simulated["time"].to_numpy(), log_sensitive=sensitive, log_low=low, parameters=parameters
         )
         return outcome.or_cured(found.both, self.luck.extinct[rows, k - 1], death_days=death, follow_up=days)
+
+    def _clock(self, k: int, simulated: xr.Dataset, rows: Integers) -> Floats:
+        """Accumulated hazard at which progression comes; a real patient has outlived a part of the first course's."""
+        observed, clock = self.population.observed, self.luck.hazard(k)[rows]
+        return clock if observed is None or k > 1 else clock + observed.outlived(simulated)
 
     def _first(self, scenario: Scenario, world: World) -> First:
         everyone = np.arange(self.size)

@@ -17,7 +17,7 @@ from reinfuse.model.simulate import solved
 from reinfuse.model.stopping import Stopping
 
 from .arms import BEFORE_THERAPY, arm_parameters, engager, later_infusion, next_infusion_day
-from .outcome_table import LATER_DAY
+from .outcome_table import infusion_day
 from .outcomes import ANTIGEN_LOSS_SHARE, CourseOutcome, Flags, Floats, Groups, Integers
 from .scenarios import Scenario, SecondCourse, World
 from .virtual_patients import VirtualPatients
@@ -105,7 +105,7 @@ class Later:
             infused = np.isfinite(day) & (death > 0) & (given == k - 1)
             if k > 2:
                 day = np.where(infused, day, np.inf)
-                out[f"{LATER_DAY}_{k}"] = np.where(infused, day, np.nan)
+                out[infusion_day(k)] = np.where(infused, day, np.nan)
             if plan is not None:
                 course.append(later_infusion(plan, self.work.file, day))
             outcome, dysfunction, lost = self._one(k, course, day, death)

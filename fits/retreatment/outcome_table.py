@@ -47,8 +47,6 @@ COLUMNS: Final[Mapping[str, str]] = MappingProxyType(
         "pfs_from_relapse_days": "days from the first progression to the next, death or end of follow-up",
     }
 )
-#: Column of each infusion after the second; its number is appended, as in ``infusion_day_3``.
-LATER_DAY: Final = "infusion_day"  # since the first infusion; NaN where it was not given
 #: Columns of each course, with their meaning; the number of the course is appended, as in ``best_2``.
 OF_COURSE: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -75,10 +73,15 @@ OF_COURSE: Final[Mapping[str, str]] = MappingProxyType(
 _FLAGS: Final = ("antigen_loss", "infused", "failed", "evaluable", "mrd5", "mrd6")
 
 
+def infusion_day(course: int) -> str:
+    """Column of the day, since the first infusion, of a later course's own; NaN where it was not given."""
+    return "infusion_day" if course == 2 else f"infusion_day_{course}"
+
+
 def column_names(file: ScenarioFile) -> tuple[str, ...]:
     """Columns of a file's table, in order."""
     most = max(1 + max(1, len(scenario.later)) for scenario in file.scenarios)
-    days = (f"{LATER_DAY}_{k}" for k in range(3, most + 1))
+    days = map(infusion_day, range(3, most + 1))
     return (*COLUMNS, *days, *(f"{name}_{k}" for k in range(1, most + 1) for name in OF_COURSE))
 
 

@@ -11,9 +11,11 @@ from typing import Final, Self
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 from numpy.typing import NDArray
 
 from reinfuse.model.course import Infusion
+from reinfuse.model.equations.bcma import EARLY
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.judgement import Event
 from reinfuse.model.products import Product, product
@@ -22,7 +24,7 @@ from ..cohort import Cohort, read_cohort
 from ..run import RunFolder
 from .outcomes import CourseOutcome
 from .scenarios import ScenarioFile
-from .virtual_patients import SampledPopulation, VirtualPatients, from_run, posterior_rows
+from .virtual_patients import SampledPopulation, VirtualPatients, from_run, population_rng, posterior_rows
 
 type Floats = NDArray[np.float64]
 
@@ -93,11 +95,24 @@ class Observed:
         """The first infusion as it was given."""
         return Infusion(product=file.product(self.product), dose=self.dose, lymphodepletion=self.lymphodepletion)
 
+    def outlived(self, simulated: xr.Dataset) -> Floats:
+        """Hazard of progression (n,) accumulated in a first course until the last day known to be without it.
+
+        The posterior has counted those days already. So no draw may progress within them, and none may be left out for
+        it: given a draw, progression comes a standard exponential number beyond this.
+        """
+        hazard = simulated["cumhaz"].transpose("patient", "time").to_numpy()
+        if np.isfinite(self.progression_day) or self.free_until <= EARLY:
+            return np.zeros(len(hazard))
+        times = simulated["time"].to_numpy()
+        early, free = (np.array([np.interp(day, times, one) for one in hazard]) for day in (EARLY, self.free_until))
+        return np.asarray(np.maximum(free - early, 0.0))
+
     def condition(self, outcome: CourseOutcome) -> CourseOutcome:
         """Put what was seen in place of what was simulated.
 
-        Where progression was not seen yet, draws that would have shown it already contradict what was seen; they count
-        as not progressed, and so are not continued.
+        Where progression was not seen yet, draws whose M-protein would have shown it already contradict what was seen;
+        they count as not progressed, and so are not continued.
         """
         judged = ~np.isnan(outcome.progression_days)
         if np.isfinite(self.progression_day):
@@ -163,7 +178,7 @@ def population_of(
     ReinfuseError
         As `of_patient`.
     """
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2**31 + 1,)))
+    rng = population_rng(seed)
     if patient is None:
         return from_run(run, rng=rng, products=products, n_draws=n_draws)
     return of_patient(run, patient, rng=rng, products=products, n_draws=max(n_draws, FEWEST_DRAWS))

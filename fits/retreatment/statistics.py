@@ -40,6 +40,7 @@ from .counts import (
     resamples_of,
     spread,
 )
+from .outcome_table import infusion_day
 
 __all__ = [
     "NOTHING",
@@ -563,8 +564,9 @@ class _Course:
         days = self._column("pfs_days")
         if days is None:
             return
-        later = self._column("infusion_day") if self.course > 2 else None
-        given = self.kept if later is None else self.kept & np.isfinite(later)
+        given = self.kept
+        if self.course > 2:
+            given = given & np.isfinite(self.frame[infusion_day(self.course)].to_numpy(dtype=np.float64))
         told = given & np.isfinite(days)
         yield from self._responses(given)
         for name, column in (("MRD-negative 1e-5", "mrd5"), ("MRD-negative 1e-6", "mrd6")):

@@ -273,6 +273,11 @@ class SampledPopulation:
 # ---------------------------------------------------------------------------------------------- sources
 
 
+def population_rng(seed: int) -> np.random.Generator:
+    """Of the draws of an experiment's population: apart from those of its patients, which are numbered from 0."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2**31 + 1,)))
+
+
 def from_prior(
     *,
     rng: np.random.Generator,

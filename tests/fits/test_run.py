@@ -8,7 +8,8 @@ import pytest
 import xarray as xr
 
 from reinfuse.fits import run as run_module
-from reinfuse.fits.run import RunFolder, git_revision, provenance, settings_hash, sha256_of, versions
+from reinfuse.fits.run import PRODUCTS_FILE, RunFolder, git_revision, provenance, settings_hash, sha256_of, versions
+from reinfuse.model import products
 from reinfuse.model.errors import ReinfuseError
 
 from . import fake_run
@@ -26,6 +27,31 @@ def run(tmp_path, fake):
 
 def leftovers(run):
     return [path.name for path in run.path.rglob("*.part")]
+
+
+MINE = """
+[[product]]
+name = "mine"
+dose = 1e8
+fM0 = 0.1
+fX0 = 0.05
+immunogenicity = 0.5
+scale = 100
+scfv = "mine"
+source = "made up"
+"""
+
+
+def test_its_own_products_are_made_known(run, monkeypatch):
+    monkeypatch.setattr(products, "_registry", registry := dict(products._registry))
+    monkeypatch.setattr(products, "PRODUCTS", registry)
+    known = set(registry)
+    run.register_products()
+    assert set(registry) == known, "there are none"
+    (run.path / PRODUCTS_FILE).write_text(MINE, encoding="utf-8")
+    for _ in range(2):
+        run.register_products()
+    assert set(registry) == known | {"mine"}
 
 
 class TestMaking:

@@ -8,7 +8,6 @@ from reinfuse.fits.forecasting import benefit
 from reinfuse.fits.forecasting.benefit import gains, options, patients_population, reason_against
 from reinfuse.fits.forecasting.patient import one_patient, pose_patient
 from reinfuse.fits.forecasting.posterior import PatientPosterior
-from reinfuse.fits.forecasting.predictions import Predictions
 from reinfuse.fits.reopened import Reopened
 from reinfuse.fits.temporal import known_on
 from reinfuse.model.errors import ReinfuseError
@@ -116,28 +115,9 @@ class TestPopulation:
     def posterior(cls, run, one_infusion):
         return weighed(run, known_on(one_infusion.cohort, 120.0))
 
-    @pytest.mark.parametrize("by_hazard", [True, False])
-    def test_a_day_free_of_progression_counts_once(self, run, posterior, by_hazard, monkeypatch):
-        """By the hazard the laboratory drops who progresses before that day; the weights have it already."""
-        used = {}
-
-        def equal(self, count, rng):
-            used["log_weight"] = self.log_weight
-            return np.zeros(count, dtype=np.int64)
-
-        monkeypatch.setattr(PatientPosterior, "equal", equal)
-        file, _ = options(None)
-        patients_population(posterior, run.run, file, rng=np.random.default_rng(1), by_hazard=by_hazard)
-        hazard = Predictions(posterior, np.array([0.0, 120.0])).survived
-        assert hazard.max() > 0.01
-        wanted = posterior.log_weight + (hazard if by_hazard else 0.0)
-        difference = used["log_weight"] - wanted
-        np.testing.assert_allclose(difference, difference[0], atol=1e-9)
-        assert np.exp(used["log_weight"]).sum() == pytest.approx(1.0)
-
     def test_draws_are_the_patients_own(self, run, posterior):
         file, _ = options(None)
-        made = patients_population(posterior, run.run, file, rng=np.random.default_rng(1), by_hazard=False)
+        made = patients_population(posterior, run.run, file, rng=np.random.default_rng(1))
         assert made.n_draws == benefit.DRAWS
         assert made.observed.patient == posterior.patient.name
         rho = run.problem.random.index("rho")

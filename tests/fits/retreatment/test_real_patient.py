@@ -107,6 +107,21 @@ def test_draws_that_contradict_what_was_seen_are_not_continued(tmp_path):
     assert seen.share < 0.95
 
 
+def test_by_the_hazard_days_free_of_progression_count_once(tmp_path):
+    """The posterior has them already: nobody is dropped for them, and the rest is exponential from that day on."""
+    file = scenarios.parse('[settings]\nprogression = "hazard"\nfirst_horizon_months = 120\n' + TEXT)
+    population = replace(continued(Observed.of(cohort(free=400.0), "P1"), hD=(1e-12, 0.0)), options="real")
+    path = tmp_path / "o.parquet"
+    experiment = engine.run(file, population, patients=2000, seed=1, path=path, simulate=toy)
+    assert experiment.acceptance["again", "as assumed"].share > 0.9  # the horizon ends the others
+    days = experiment.outcomes.frame()["pfs_days_1"].to_numpy()
+    assert days.min() > 400
+    after = (days - 400.0) * 0.001  # the hazard of `toy`
+    end = 1.0 - np.exp(-np.array([0.25, 0.5, 1.0]))
+    ends = np.array([(after < x).mean() for x in (0.25, 0.5, 1.0)])
+    np.testing.assert_allclose(ends, end, atol=0.05)
+
+
 def test_fitted_numbers_are_the_patients_own():
     population = continued(None)
     virtual = population.sample(60, np.random.default_rng(0), first=7)

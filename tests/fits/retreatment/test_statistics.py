@@ -326,7 +326,9 @@ def test_a_third_course_is_of_those_who_had_it():
     table = outcomes_table()
     for name in ("best", "evaluable", "mrd5", "mrd6", "pfs_event"):
         table[f"{name}_3"] = table[f"{name}_2"]
-    table["pfs_days_3"] = np.where(np.arange(10) < 3, 50.0, np.nan)
+    had_it = np.arange(10) < 3
+    table["infusion_day_3"] = np.where(had_it, 400.0, np.nan)
+    table["pfs_days_3"] = np.where(had_it, 50.0, np.nan)
     table.loc[3:, "evaluable_3"] = False
     third = second_of(summary_of(table), course=3)
     assert third.loc["ORR", "n"] == 3
