@@ -61,10 +61,16 @@ def posed_again(run: RunFolder, *, variant: str | None = None) -> Problem:
         model = load_model(model_file)
         return pose_model(read_data(cohort, model=model), model)
     run.register_products()
+    return pose(read_cohort(cohort), specification_of(run, variant=variant))
+
+
+def specification_of(run: RunFolder, *, variant: str | None = None) -> Specification:
+    """What a run of the built-in model fitted, or, with ``variant``, the same under another restriction."""
+    written: dict[str, Any] = run.provenance
     chosen: dict[str, Any] = {"variant": str(variant if variant is not None else written["variant"])}
     if "random_effects" in written:
         chosen["random_effects"] = tuple(str(name) for name in written["random_effects"])
-    return pose(read_cohort(cohort), Specification(**chosen))
+    return Specification(**chosen)
 
 
 def tell_apart(run: RunFolder, null: str) -> dict[str, Any]:

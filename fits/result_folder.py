@@ -57,6 +57,38 @@ def check(path: str | Path, *, kind: str, force: bool = False, passed_over: Coll
     return folder
 
 
+def prepare(path: str | Path, *, kind: str, parts: str, resume: bool, force: bool) -> Path:
+    """`check` for a command whose parts are kept in a folder of their own until all is done.
+
+    Parameters
+    ----------
+    path, kind, force
+        As for `check`; with ``force``, parts that are there are done again.
+    parts
+        Name of that folder.
+    resume
+        Keep the parts of what was interrupted.
+
+    Raises
+    ------
+    ReinfuseError
+        As `check`; and if there are such parts, and nobody said what to do with them.
+    """
+    folder = check(path, kind=kind, force=force, passed_over=(parts,))
+    if (folder / parts).is_dir() and kind_of(folder) != kind and not (resume or force):
+        raise ReinfuseError(f"{folder} holds what was interrupted; add --resume to go on, or --force to begin again")
+    if not resume:
+        shutil.rmtree(folder / parts, ignore_errors=True)
+    return folder
+
+
+def discard(folder: Path, parts: str) -> None:
+    """Leave no parts behind, nor the folder if nothing else is in it."""
+    shutil.rmtree(folder / parts, ignore_errors=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
 def kind_of(folder: Path) -> str | None:
     """Whose finished folder it is; None: nobody's."""
     try:

@@ -1,6 +1,7 @@
 """`reinfuse design`: which schedule of samples teaches most, before anybody is sampled."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from reinfuse.fits.identification.designs import DesignFile
 
 KIND = "design"
+PARTS = "populations"  # folder of those that are done, until all is
 PANELS = 8  # parameters that are drawn
 SHOWN = 12  # parameters that are printed
 FAILED = 0.01  # share of patients that may fail
@@ -48,6 +50,11 @@ def command(
         str, typer.Option(help="With --prior: which restriction of the model; a RUN knows its own.")
     ] = "no-exhaustion",
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random number.")] = 1,
+    cores: Annotated[int | None, typer.Option(min=1, help="Processes; does not change results. [default: all]")] = None,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Scheduler of a dask.distributed cluster, tcp://HOST:PORT.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep the populations of what was interrupted.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that holds other files.")] = False,
 ) -> None:
     """Compare sampling schedules by what they may be expected to teach.
@@ -85,6 +92,9 @@ def command(
         virtual=virtual,
         variant=variant,
         seed=seed,
+        cores=cores,
+        cluster=cluster,
+        resume=resume,
         force=force,
         console=console,
     )
@@ -103,6 +113,9 @@ def compare(
     virtual: int = 16_000,
     variant: str = "no-exhaustion",
     seed: int = 1,
+    cores: int | None = None,
+    cluster: str | None = None,
+    resume: bool = False,
     force: bool = False,
     console: "Console",
 ) -> None:
@@ -114,7 +127,7 @@ def compare(
         Folder of a fit; None: from the priors.
     out, designs, scenarios
         Folder for the results, files of schedules and of the benefit.
-    patients, populations, benefit, benefit_draws, virtual, variant, seed, force
+    patients, populations, benefit, benefit_draws, virtual, variant, seed, cores, cluster, resume, force
         As the command's options.
     console
         Where to print.
@@ -129,7 +142,8 @@ def compare(
     from reinfuse.fits.identification.preposterior import Knowledge, expect, predicted, telling
     from reinfuse.fits.identification.records import Instrument
     from reinfuse.fits.reopened import Reopened
-    from reinfuse.fits.run import RunFolder
+    from reinfuse.fits.run import POSTERIOR_FILE, RunFolder, sha256_of
+    from reinfuse.fits.tasks import TaskFolder
 
     started = time.monotonic()
     file = load(designs)
@@ -137,7 +151,7 @@ def compare(
         same = [one.model_copy(update={"patients": patients}) for one in file.design]
         file = file.model_copy(update={"design": same})
     scenario = second.scenario(scenarios) if benefit else None
-    place = result_folder.check(out, kind=KIND, force=force)
+    place = result_folder.prepare(out, kind=KIND, parts=PARTS, resume=resume, force=force)
     opened = None if run is None else Reopened.of(RunFolder.open(run))
     if opened is not None:
         variant = str(opened.run.provenance.get("variant", variant))
@@ -147,8 +161,14 @@ def compare(
         knowledge = Knowledge.of_prior(instrument, populations, rng)
     else:
         knowledge = Knowledge.of_run(instrument, opened, populations, rng)
+    recipe = {
+        "source": None if opened is None else sha256_of(opened.run.path / POSTERIOR_FILE),
+        "designs": file.model_dump(), "populations": populations, "variant": variant, "seed": seed,
+    }  # fmt: skip
+    folder = TaskFolder(place / PARTS, recipe, resume=resume)
     with progress("Designs", float(populations)) as tick:
-        expected = expect(file, instrument, knowledge, patients_rng, tick)
+        complete = partial(folder.complete, cores=cores, cluster=cluster, tick=tick)
+        expected = expect(file, instrument, knowledge, patients_rng, variant=variant, complete=complete)
     parameters = expected.table()
     tables = {"parameters": parameters, "shrinkage": expected.shrinkage_table(), "designs": _listed(file)}
     prediction: pd.DataFrame | None = None
@@ -163,6 +183,8 @@ def compare(
                 names=knowledge.names,
                 patients=virtual,
                 seed=seed,
+                cores=cores,
+                cluster=cluster,
                 tick=tick,
             )
         prediction = predicted(expected, found, resampling)
@@ -184,6 +206,7 @@ def compare(
             "wall_seconds": time.monotonic() - started,
         },
     )
+    result_folder.discard(place, PARTS)
     _show(console, parameters, prediction, knowledge.source)
     console.print(f"\nWrote {escape(str(place))}: {', '.join(f'{name}.csv' for name in tables)}, figures/, run.json.")
     if expected.failed > FAILED:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from reinfuse.fits.reopened import Reopened
 
 KIND = "identify"
+PARTS = "profiles"  # folder of those that are done, until all is
 WEAKEST = 8  # directions that are printed
 
 
@@ -43,6 +44,13 @@ def command(
     ] = None,
     draws: Annotated[int, typer.Option(min=2, help="Draws for information and elasticities.")] = 40,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random number.")] = 1,
+    cores: Annotated[
+        int | None, typer.Option(min=1, help="Processes of the profiles; does not change results. [default: all]")
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Scheduler of a dask.distributed cluster, tcp://HOST:PORT.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep the profiles of what was interrupted.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that holds other files.")] = False,
 ) -> None:
     """Say what a run's data can know: measured, aliased, or the prior.
@@ -54,7 +62,8 @@ def command(
 
     Writes identifiability.csv, directions.csv, profiles.csv, profile_limits.csv,
     elasticities.csv, figures/ and run.json. Exit code 3 if the run had not
-    converged.
+    converged. Profiles take minutes each: they run side by side, and one that
+    is done is kept (`--resume`).
 
     Examples: `reinfuse identify run --out identified`, `reinfuse identify run
     --profile KE --profile Bc --out identified`
@@ -75,6 +84,9 @@ def command(
         product=product,
         draws=draws,
         seed=seed,
+        cores=cores,
+        cluster=cluster,
+        resume=resume,
         force=force,
         console=console,
     )
@@ -91,6 +103,9 @@ def identify(
     product: str | None = None,
     draws: int = 40,
     seed: int = 1,
+    cores: int | None = None,
+    cluster: str | None = None,
+    resume: bool = False,
     force: bool = False,
     console: "Console",
 ) -> None:
@@ -108,7 +123,7 @@ def identify(
         Of each patient's integral in a profile.
     product
         Of the elasticities.
-    draws, seed, force
+    draws, seed, cores, cluster, resume, force
         As the command's options.
     console
         Where to print.
@@ -117,13 +132,14 @@ def identify(
     import pandas as pd
 
     from reinfuse.fits import result_folder
-    from reinfuse.fits.identification import examine
+    from reinfuse.fits.identification import examine, profile_tasks
     from reinfuse.fits.identification.elasticities import OUTCOMES
     from reinfuse.fits.reopened import Reopened
     from reinfuse.fits.run import RunFolder
+    from reinfuse.fits.tasks import TaskFolder
 
     started = time.monotonic()
-    place = result_folder.check(out, kind=KIND, force=force)
+    place = result_folder.prepare(out, kind=KIND, parts=PARTS, resume=resume, force=force)
     opened = Reopened.of(RunFolder.open(run))
     rng, points_rng = np.random.default_rng(seed).spawn(2)
     with progress("Information", float(draws)) as tick:
@@ -132,8 +148,14 @@ def identify(
     names = chosen or (examine.weakest(judged, opened) if profiled else [])
     profiles: list[Profile] = []
     if names:
+        profile_tasks.check(opened, names)
+        recipe = profile_tasks.recipe(opened, names, seed=seed, points=points, penalised=penalised)
+        folder = TaskFolder(place / PARTS, recipe, resume=resume)
         with progress("Profiles", float(len(names))) as tick:
-            profiles = examine.profiles(opened, names, rng=points_rng, points=points, penalised=penalised, tick=tick)
+            profiles = profile_tasks.profiles(
+                opened, names, folder=folder, rng=points_rng, points=points, penalised=penalised,
+                cores=cores, cluster=cluster, tick=tick,
+            )  # fmt: skip
     used = product or examine.first_product(opened)
     with progress("Elasticities", float(len(OUTCOMES))) as tick:
         _, tornado = examine.local_sensitivity(opened, product=used, draws=draws, rng=rng, tick=tick)
@@ -161,6 +183,7 @@ def identify(
             "wall_seconds": time.monotonic() - started,
         },
     )
+    result_folder.discard(place, PARTS)
     _show(console, judged, tables, used)
     console.print(f"\nWrote {escape(str(place))}: {', '.join(f'{name}.csv' for name in tables)}, figures/, run.json.")
     doubt(opened.run)

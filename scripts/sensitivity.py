@@ -230,7 +230,7 @@ def sensitivity(
         "scenario": chosen.model_dump(), "worlds": [world.model_dump() for world in looked_at],
         "settings": file.settings.model_dump(), "draws": draws, "options": table, "digest": _digest(inputs),
     }  # fmt: skip
-    place = folder.prepare(out, resume=resume, force=force)
+    place = result_folder.prepare(out, kind=folder.KIND, parts=folder.RUNS_FOLDER, resume=resume, force=force)
     try:
         found = analyse(
             design, reader, units=units, seed=seed, folder=place / folder.RUNS_FOLDER, recipe=recipe, cores=cores,
@@ -239,7 +239,7 @@ def sensitivity(
         )  # fmt: skip
     except ReinfuseError:  # what cannot be answered leaves nothing behind, but for what was there before
         if not resume:
-            folder.discard(place)
+            result_folder.discard(place, folder.RUNS_FOLDER)
         raise
     ran = time.monotonic()
     prior_only = [] if population is None else sorted(population.prior_only)

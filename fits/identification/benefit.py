@@ -59,6 +59,8 @@ def benefit(
     names: tuple[str, ...],
     patients: int,
     seed: int,
+    cores: int | None = 1,
+    cluster: str | None = None,
     tick: Callable[[float], None] | None = None,
 ) -> Prediction:
     """Mean gain in months free of progression within `HORIZON_MONTHS` of a second infusion, by draw.
@@ -75,6 +77,8 @@ def benefit(
         Of each arm, spread over the draws.
     seed
         Of the patients.
+    cores, cluster
+        As of `engine.run`; they do not change the result.
     tick
         As `engine.run`'s progress.
 
@@ -90,7 +94,9 @@ def benefit(
     only = file.model_copy(update={"scenarios": file.scenarios[:2], "worlds": file.worlds[:1]})
     with TemporaryDirectory() as folder:
         path = Path(folder) / "outcomes.parquet"
-        experiment = engine.run(only, population, patients=patients, seed=seed, path=path, cores=1, progress=tick)
+        experiment = engine.run(
+            only, population, patients=patients, seed=seed, path=path, cores=cores, cluster=cluster, progress=tick
+        )
         paired = pair(experiment.outcomes.read(first, world), experiment.outcomes.read(second, world))
     gain = limited_months(paired.first, HORIZON_MONTHS) - limited_months(paired.second, HORIZON_MONTHS)
     value, variance, enough = by_draw(gain, paired.draw, population.n_draws)

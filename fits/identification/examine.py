@@ -15,15 +15,13 @@ from reinfuse.model.products import product as known_product
 
 from ..diagnosis import identifiability
 from ..diagnosis.scalars import list_scalars
-from ..geometry import Posterior
-from ..proposals import pairs
 from ..reopened import Reopened
-from ..results import layout, thinned
+from ..results import thinned
 from ..retreatment.virtual_patients import SampledPopulation, from_run
 from .directions import Direction, directions
 from .elasticities import OUTCOMES, Elasticities, elasticities, of_patients, tornado
 from .information import of_deviations, of_population, posterior_covariance, shrinkage
-from .profiles import POINTS, Marginal, Profile, Profiler
+from .profiles import Profile
 from .records import Instrument, hyper_logs, hyper_names
 
 type Floats = NDArray[np.float64]
@@ -149,54 +147,6 @@ def weakest(judged: pd.DataFrame, run: Reopened, count: int = PROFILED) -> list[
     """Parameters that profiles should be drawn of: the least contracted ones."""
     rows = judged[judged["parameter"].isin(hyper_names(run.problem)) & (judged["value_from"] != "fixed")]
     return [str(name) for name in rows.sort_values("contraction", kind="stable")["parameter"].head(count)]
-
-
-def profiles(
-    run: Reopened,
-    names: Sequence[str],
-    *,
-    rng: np.random.Generator,
-    points: int = POINTS,
-    penalised: bool = True,
-    tick: Callable[[float], None] = lambda _: None,
-) -> list[Profile]:
-    """Profiles of population values of a run, by its marginal likelihood.
-
-    Parameters
-    ----------
-    run
-        A finished run.
-    names
-        Of the parameters; spreads are ``omega:…``.
-    rng
-        Of the points at which deviations are integrated out.
-    points
-        How many, for each patient; a power of two uses them best.
-    penalised
-        Whether the priors of all other population values count.
-    tick
-        Told of parts of each profile, 1 in all for each.
-
-    Raises
-    ------
-    ReinfuseError
-        If a name is unknown.
-    """
-    posterior, known = Posterior(run.problem), hyper_names(run.problem)
-    if unknown := [name for name in names if name not in known]:
-        raise ReinfuseError(f"no profile of {unknown[0]!r}; there are those of {', '.join(known)}")
-    h, b = pairs(run.draws)
-    first, second = (Marginal(posterior, layout(run.problem), h, b, each, points) for each in rng.spawn(2))
-    profiler = Profiler(
-        first,
-        prior_mean=posterior.prior_mean,
-        prior_sd=posterior.prior_sd,
-        centre=h.mean(axis=0),
-        covariance=np.cov(h, rowvar=False),
-        penalised=penalised,
-        again=second,
-    )
-    return [profiler.profile(name, known.index(name), tick) for name in names]
 
 
 def profile_tables(found: Sequence[Profile], run: Reopened) -> tuple[pd.DataFrame, pd.DataFrame]:

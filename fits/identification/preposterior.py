@@ -10,8 +10,9 @@ A prediction (the mean gain of a second infusion) is linear in the population va
 says; the rest of its spread is out of every design's reach and stays.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Self
 
 import numpy as np
@@ -19,10 +20,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reinfuse.model.errors import ReinfuseError
+from reinfuse.model.products import Product, product, register
 
 from ..cohort_terms import EVENTS
 from ..reopened import Reopened
-from .designs import NONE, Design, DesignFile, allocate
+from ..tasks import Arrays, Complete, in_turn
+from .designs import NONE, Design, DesignFile, allocate, pose_designs
 from .information import Lines, of_deviations, of_population, posterior_covariance, shrinkage
 from .records import Instrument, Readings, hyper_logs, limits
 
@@ -151,12 +154,33 @@ def root_mean(variance: Floats) -> tuple[float, float]:
     return root, 0.5 * error / root if root > 0 else 0.0
 
 
+@dataclass(frozen=True, eq=False)
+class PopulationTask:
+    """What another process needs to see one population's patients under every design.
+
+    Attributes
+    ----------
+    file, products, variant
+        To pose the designs.
+    hyper, deviations
+        The population (d,), and its patients (most, q) in units of their spreads.
+    """
+
+    file: DesignFile
+    products: tuple[Product, ...]
+    variant: str
+    hyper: Floats
+    deviations: Floats
+
+
 def expect(
     file: DesignFile,
     instrument: Instrument,
     knowledge: Knowledge,
     rng: np.random.Generator,
-    tick: Callable[[float], None] = lambda _: None,
+    *,
+    variant: str,
+    complete: Complete = in_turn,
 ) -> Expected:
     """Expected posterior covariances of the population under every design of a file.
 
@@ -170,34 +194,53 @@ def expect(
         What is known now; its draws are the populations.
     rng
         For the patients' deviations.
-    tick
-        Told of each population.
+    variant
+        That the instrument was posed with.
+    complete
+        Does the tasks, one for each population: in turn, or as `tasks.TaskFolder.complete` does.
     """
+    most, effects = max(file.patients(design) for design in file.design), tuple(instrument.problem.random)
+    products = tuple(product(name) for name in file.allocation[0])
+    tasks = {
+        number: PopulationTask(file, products, variant, h, rng.standard_normal((most, len(effects))))
+        for number, h in enumerate(knowledge.draws)
+    }
+    found = complete(see_population, tasks)
+    information = np.stack([one["information"] for one in found], axis=1)
+    covariance = posterior_covariance(information, knowledge.covariance)
+    failed = sum(int(one["failed"]) for one in found) / (most * len(found))
+    shrunk = np.stack([one["shrinkage"] for one in found], axis=1)
+    return Expected((NONE, *(design.name for design in file.design)), knowledge, covariance, effects, shrunk, failed)
+
+
+def see_population(task: PopulationTask) -> Arrays:
+    """Information (designs, d, d) and shrinkage (designs, q) of one population, no design first; how many failed."""
+    for own in task.products:
+        register(own)
+    file, instrument = task.file, _instrument(task.file.model_dump_json(), task.variant)
+    omega = np.exp(task.hyper[instrument.posterior.log_sd])
     _, shares = file.allocation
-    most = max(file.patients(design) for design in file.design)
-    product, samples = allocate(shares, most), file.samples
-    found, shrunk, failed = [], [], 0
-    for h in knowledge.draws:
-        omega = np.exp(h[instrument.posterior.log_sd])
-        theta = individuals(instrument, h, omega * rng.standard_normal((most, omega.size)), product)
-        readings = {
-            until: instrument.planned(theta, product, samples, until)
-            for until in sorted({file.follow_up(design) for design in file.design})
-        }
-        failed += int(next(iter(readings.values())).failed.sum())
-        some = [taken(file, design, readings[file.follow_up(design)]) for design in file.design]
-        made = [instrument.structure.of(product[: lines.n]) for lines in some]
-        pairs = list(zip(some, made, strict=True))
-        mine = [of_population(lines, structure, omega).sum(axis=0) for lines, structure in pairs]
-        found.append(np.stack([np.zeros_like(mine[0]), *mine]))
-        own = [shrinkage(of_deviations(lines, structure, omega), omega) for lines, structure in pairs]
-        shrunk.append(np.stack([np.ones(omega.size), *own]))
-        tick(1.0)
-    covariance = posterior_covariance(np.stack(found, axis=1), knowledge.covariance)
-    names = (NONE, *(design.name for design in file.design))
-    failed_share = failed / (most * len(knowledge.draws))
-    effects = tuple(instrument.problem.random)
-    return Expected(names, knowledge, covariance, effects, np.stack(shrunk, axis=1), failed_share)
+    place, samples = allocate(shares, len(task.deviations)), file.samples
+    theta = individuals(instrument, task.hyper, omega * task.deviations, place)
+    readings = {
+        until: instrument.planned(theta, place, samples, until)
+        for until in sorted({file.follow_up(design) for design in file.design})
+    }
+    some = [taken(file, design, readings[file.follow_up(design)]) for design in file.design]
+    made = [instrument.structure.of(place[: lines.n]) for lines in some]
+    pairs = list(zip(some, made, strict=True))
+    mine = [of_population(lines, structure, omega).sum(axis=0) for lines, structure in pairs]
+    own_values = [shrinkage(of_deviations(lines, structure, omega), omega) for lines, structure in pairs]
+    return {
+        "information": np.stack([np.zeros_like(mine[0]), *mine]),
+        "shrinkage": np.stack([np.ones(omega.size), *own_values]),
+        "failed": np.array(next(iter(readings.values())).failed.sum()),
+    }
+
+
+@lru_cache(maxsize=2)
+def _instrument(file: str, variant: str) -> Instrument:
+    return Instrument(pose_designs(DesignFile.model_validate_json(file), variant=variant))
 
 
 def individuals(instrument: Instrument, h: Floats, b: Floats, place: NDArray[np.int64]) -> Floats:

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from reinfuse.fits.diagnosis.identifiability import SOURCES
+from reinfuse.fits.identification import examine, preposterior, profile_tasks
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.scripts._shell import ExitCode, NotTrusted, guarded
 from reinfuse.scripts.design import command as design_command
@@ -47,6 +48,11 @@ def doubtful(run):
     told.write_text(json.dumps({"converged": False}))
     yield run
     told.write_text(json.dumps({"converged": True}))
+
+
+def here(function, tasks, **_):
+    """Do tasks in this process, where what was patched is so."""
+    return ((number, function(task)) for number, task in tasks.items())
 
 
 def console() -> Console:
@@ -105,6 +111,29 @@ class TestIdentify:
         for title in ("What gave each parameter its value", "see least", "Profile likelihood", "outcomes hang on"):
             assert title in printed
 
+    def test_what_was_interrupted_goes_on_with_the_profiles_it_has(self, run, identified, tmp_path, monkeypatch):
+        out, wanted = tmp_path / "o", {"chosen": ["rho"], "points": 16, "draws": 4, "console": console()}
+
+        def interrupted(*_, **__):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(examine, "local_sensitivity", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                identify(run=run.path, out=out, **wanted)
+        kept = out / "profiles" / "000000.npz"
+        written = kept.stat().st_mtime_ns
+        with pytest.raises(ReinfuseError, match="add --resume to go on"):
+            identify(run=run.path, out=out, **wanted)
+        with pytest.raises(ReinfuseError, match=r"made otherwise.*seed: 1, now 2"):
+            identify(run=run.path, out=out, resume=True, seed=2, **wanted)
+        assert kept.stat().st_mtime_ns == written
+        monkeypatch.setattr(profile_tasks, "draw_profile", interrupted)  # nothing is left to draw
+        identify(run=run.path, out=out, resume=True, **wanted)
+        for name in ("profiles.csv", "profile_limits.csv", "identifiability.csv", "elasticities.csv"):
+            assert (out / name).read_bytes() == (identified[0] / name).read_bytes()
+        assert not kept.parent.exists()
+
     def test_a_run_that_did_not_converge_is_saved_and_ends_with_code_3(self, doubtful, tmp_path, capsys):
         out = tmp_path / "o"
         assert guarded(lambda: identify_command(doubtful.path, out, profiles=False, draws=2)) == ExitCode.NOT_TRUSTED
@@ -157,12 +186,23 @@ class TestDesign:
         assert (designed[0] / "figures" / "designs.png").is_file()
         assert set(pd.read_csv(designed[0] / "designs.csv")["assay"]) == {"cart", "transgene", "sbcma"}
 
-    def test_the_same_seed_gives_the_same_numbers(self, designed, run, tmp_path):
-        compare(
-            run=run.path, out=tmp_path / "again", designs=designed[2], populations=4, benefit=False, console=console()
-        )
-        once, again = ((folder / "parameters.csv").read_bytes() for folder in (designed[0], tmp_path / "again"))
+    def test_what_was_interrupted_goes_on_to_the_same_numbers(self, designed, run, tmp_path, monkeypatch):
+        out = tmp_path / "again"
+        wanted = {"designs": designed[2], "populations": 4, "benefit": False, "console": console(), "cores": 1}
+
+        def interrupted(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(preposterior, "posterior_covariance", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                compare(run=run.path, out=out, **wanted)
+        assert len(list((out / "populations").glob("*.npz"))) == 4
+        monkeypatch.setattr(preposterior, "see_population", interrupted)  # all are there
+        compare(run=run.path, out=out, resume=True, **wanted)
+        once, again = ((folder / "parameters.csv").read_bytes() for folder in (designed[0], out))
         assert once == again
+        assert not (out / "populations").exists()
 
     def test_a_run_that_did_not_converge_is_saved_and_ends_with_code_3(self, designed, doubtful, tmp_path, capsys):
         out, options = tmp_path / "o", {"designs": designed[2], "populations": 4, "benefit": False}
@@ -173,6 +213,7 @@ class TestDesign:
 
     def test_patients_who_cannot_be_simulated_end_it_with_code_3(self, designed, run, tmp_path, capsys, monkeypatch):
         monkeypatch.setattr("reinfuse.fits.identification.readouts.MAX_STEPS", 30)
+        monkeypatch.setattr("reinfuse.fits.tasks.run_tasks", here)
         out, options = tmp_path / "o", {"designs": designed[2], "populations": 4, "benefit": False}
         assert guarded(lambda: design_command(run.path, out, **options)) == ExitCode.NOT_TRUSTED
         told = capsys.readouterr().err

@@ -91,7 +91,7 @@ def expected(instrument) -> Expected:
     known = Knowledge.of_prior(instrument, 4, rng)
     near = known.mean + 0.3 * (known.draws - known.mean)  # far draws of wide priors are slow
     knowledge = Knowledge(known.names, known.mean, known.covariance, near, known.logs, known.prior_sd, known.source)
-    return expect(parse(FILE), instrument, knowledge, np.random.default_rng(2))
+    return expect(parse(FILE), instrument, knowledge, np.random.default_rng(2), variant="no-exhaustion")
 
 
 def of(expected: Expected, name: str) -> np.ndarray:
