@@ -311,15 +311,17 @@ def _inputs(
     from reinfuse.fits.run import RunFolder
     from reinfuse.fits.sensitivity.inputs import TABULATED, from_cohort, from_population
 
+    extinction = file.settings.extinction
     rng, other = (np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2**31 + 3, i))) for i in range(2))
     if cohort is not None:
-        return from_cohort(cohort, options=options.value, rng=rng), None, options.value
+        return from_cohort(cohort, options=options.value, rng=rng, extinction=extinction), None, options.value
     products = [file.product(name) for name in file.product_names]
     if run is None:
         population = from_prior(rng=rng, products=products, n_draws=TABULATED, options=options.value)
     else:
         population = from_run(RunFolder.open(run), rng=rng, products=products, n_draws=draws)
-    return from_population(population, rng=other, spread=spread.value), population, population.options
+    found = from_population(population, rng=other, spread=spread.value, extinction=extinction)
+    return found, population, population.options
 
 
 def _digest(inputs: "Inputs") -> str:

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from reinfuse.model.branch import states
 from reinfuse.model.course import Engager, Infusion
-from reinfuse.model.extinction import extinction_chance
 from reinfuse.model.judgement import judgement_days
 from reinfuse.model.parameters import DAYS_PER_MONTH, table
 from reinfuse.model.simulate import simulate_population, solved
@@ -39,6 +38,7 @@ from .outcomes import (
     Floats,
     Groups,
     Integers,
+    chance_of_cure,
     classify,
     read_course,
     selected,
@@ -57,8 +57,6 @@ type Arm = tuple[int, int]
 BLOCK: Final = 1024
 #: Tolerance of the simulations: response classes and visits do not see more (`docs/retreatment.md`).
 TOLERANCE: Final = 1e-4
-#: Cells below which a clone is as good as gone; keeps its logarithm finite.
-FEWEST_CELLS: Final = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -350,12 +348,8 @@ class Work:
         )
         if not self.file.settings.extinction:
             return outcome
-        cells = (simulated[name].transpose("patient", "time").to_numpy() for name in ("Ts", "Tr"))
-        sensitive, low = (np.log(np.maximum(values, FEWEST_CELLS)) for values in cells)
-        found = extinction_chance(
-            times=simulated["time"].to_numpy(), log_sensitive=sensitive, log_low=low, parameters=parameters
-        )
-        return outcome.or_cured(found.both, self.luck.extinct[rows, k - 1], death_days=death, follow_up=days)
+        chance = chance_of_cure(simulated, parameters)
+        return outcome.or_cured(chance, self.luck.extinct[rows, k - 1], death_days=death, follow_up=days)
 
     def _clock(self, k: int, simulated: xr.Dataset, rows: Integers) -> Floats:
         """Accumulated hazard at which progression comes; a real patient has outlived a part of the first course's."""

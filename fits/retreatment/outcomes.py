@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from reinfuse.model.extinction import extinction_chance
 from reinfuse.model.judgement import Columns, Event, Judgement, judge
 from reinfuse.model.parameters import DAYS_PER_MONTH
 from reinfuse.model.response import Response, ResponseRules
@@ -29,6 +30,8 @@ EARLY_MONTHS: Final = 6.0
 DURABLE_MONTHS: Final = 12.0
 #: Share of BCMA-low cells at relapse above which it is called antigen loss.
 ANTIGEN_LOSS_SHARE: Final = 0.5
+#: Cells below which a clone is as good as gone; keeps its logarithm finite.
+FEWEST_CELLS: Final = 1e-12
 #: What stands where a patient had no such course, if not NaN.
 ABSENT: Final[Mapping[str, object]] = {
     "best": Response.NOT_EVALUABLE,
@@ -158,6 +161,13 @@ def read_course(
         hazard_threshold=hazard_threshold,
     )
     return CourseOutcome(**vars(found), cure_chance=np.full(death_days.size, np.nan, dtype=np.float32))
+
+
+def chance_of_cure(simulated: xr.Dataset, parameters: Mapping[str, Floats]) -> Floats:
+    """Chance (n,) that no myeloma cell is left by the end of a course, of which `Ts` and `Tr` are read."""
+    sensitive, low = (np.log(np.maximum(_array(simulated, name), FEWEST_CELLS)) for name in ("Ts", "Tr"))
+    times = simulated["time"].to_numpy()
+    return extinction_chance(times=times, log_sensitive=sensitive, log_low=low, parameters=parameters).both
 
 
 def _array(simulated: xr.Dataset, name: str) -> Floats:

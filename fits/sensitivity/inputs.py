@@ -38,6 +38,8 @@ DEPENDENT: Final = 0.1
 #: Nodes reach out to so many standard normal deviations; points beyond take the last node.
 REACH: Final = 4.0
 #: Courses whose luck and occasion are inputs.
+#: Luck: when death and progression come, and whether the last cell dies out, each by a standard exponential number.
+CLOCKS: Final = ("death", "hazard", "extinct")
 COURSES: Final = 2
 
 
@@ -128,11 +130,11 @@ class Inputs:
         return replace(self, correlation=np.eye(self.k), draws=None)
 
     def patients(self, values: Floats) -> tuple[VirtualPatients, Floats]:
-        """Virtual patients, and the clocks of their deaths and progressions (n, 2, courses), from values (n, k)."""
+        """Virtual patients, and their clocks (n, `CLOCKS`, courses), from values (n, k)."""
         n = len(values)
         columns = {name: np.full(n, number) for name, number in self.held.items()}
         columns |= {name: np.ascontiguousarray(values[:, i]) for i, name in enumerate(self.names)}
-        clocks = np.full((n, 2, COURSES), np.inf)
+        clocks = np.full((n, len(CLOCKS), COURSES), np.inf)
         occasion = np.zeros((n, COURSES))
         parameters: dict[str, Floats] = {}
         fields: dict[tuple[str, str], Floats] = {}
@@ -140,8 +142,8 @@ class Inputs:
             word, _, rest = name.partition(" ")
             if not rest:
                 parameters[name] = column
-            elif word in ("death", "hazard"):
-                clocks[:, int(word == "hazard"), int(rest) - 1] = column
+            elif word in CLOCKS:
+                clocks[:, CLOCKS.index(word), int(rest) - 1] = column
             elif word == "occasion":
                 occasion[:, int(rest) - 1] = column
             else:
@@ -157,7 +159,12 @@ class Inputs:
 
 
 def from_population(
-    population: SampledPopulation, *, rng: np.random.Generator, spread: Spread = "both", n: int = TABULATED
+    population: SampledPopulation,
+    *,
+    rng: np.random.Generator,
+    spread: Spread = "both",
+    extinction: bool = False,
+    n: int = TABULATED,
 ) -> Inputs:
     """Inputs of virtual patients of a population.
 
@@ -170,6 +177,8 @@ def from_population(
     spread
         What varies: patients and what is not known of their population (``both``), patients of the median population
         alone (``patients``), or the population's numbers alone, for a typical patient (``population``).
+    extinction
+        Whether the luck of a last cell that dies out is an input, too.
     n
         Draws to tabulate from.
 
@@ -188,10 +197,12 @@ def from_population(
     columns |= {f"{field} {product}": values for (product, field), values in patients.fields.items()}
     columns |= {f"occasion {course + 1}": patients.occasion[:, course] for course in range(COURSES)}
     if spread != "population":
-        columns |= {f"death {course}": luck.death(course) for course in range(1, COURSES + 1)}
-        columns |= {f"hazard {course}": luck.hazard(course) for course in range(1, COURSES + 1)}
+        columns |= _clocks(luck, extinction)
     else:  # a typical patient progresses at the median of its hazard, and does not die without relapse
-        columns |= {f"hazard {course}": np.full(n, np.log(2.0)) for course in range(1, COURSES + 1)}
+        luckless = ("hazard", "extinct") if extinction else ("hazard",)
+        columns |= {
+            f"{word} {course}": np.full(n, np.log(2.0)) for word in luckless for course in range(1, COURSES + 1)
+        }
     from_data = "B0" not in population.prior_only
     words = {"both": "", "patients": "; the median population alone", "population": "; a typical patient of each draw"}
     return tabulated(
@@ -217,7 +228,17 @@ def _median_of(population: SampledPopulation) -> SampledPopulation:
     )
 
 
-def from_cohort(path: Path, *, options: OptionsName, rng: np.random.Generator) -> Inputs:
+def _clocks(luck: Luck, extinction: bool) -> dict[str, Floats]:
+    """Standard exponential clocks of every course."""
+    courses = range(1, COURSES + 1)
+    found = {f"death {course}": luck.death(course) for course in courses}
+    found |= {f"hazard {course}": luck.hazard(course) for course in courses}
+    if extinction:
+        found |= {f"extinct {course}": -np.log1p(-luck.extinct[:, course - 1]) for course in courses}
+    return found
+
+
+def from_cohort(path: Path, *, options: OptionsName, rng: np.random.Generator, extinction: bool = False) -> Inputs:
     """Inputs of a virtual cohort: a CSV with one row per virtual patient and parameters as columns.
 
     Parameters
@@ -228,6 +249,8 @@ def from_cohort(path: Path, *, options: OptionsName, rng: np.random.Generator) -
         Which table names them.
     rng
         Draws every patient's luck.
+    extinction
+        As in `from_population`.
 
     Raises
     ------
@@ -249,8 +272,7 @@ def from_cohort(path: Path, *, options: OptionsName, rng: np.random.Generator) -
         raise ReinfuseError(f"{path} has {len(rows)} virtual patients; give at least 64")
     luck = Luck.draw(len(rows), rng)
     columns = {str(name): rows[name].to_numpy(dtype=np.float64) for name in rows.columns}
-    columns |= {f"death {course}": luck.death(course) for course in range(1, COURSES + 1)}
-    columns |= {f"hazard {course}": luck.hazard(course) for course in range(1, COURSES + 1)}
+    columns |= _clocks(luck, extinction)
     return tabulated(
         columns,
         source=f"virtual cohort {path.name}, {len(rows)} patients",
@@ -280,7 +302,7 @@ def tabulated(
     levels = ndtr(np.linspace(-REACH, REACH, NODES))
     quantiles = np.quantile(values, levels, axis=0)
     for i, name in enumerate(varying):
-        if name.startswith(("death ", "hazard ")):
+        if name.partition(" ")[0] in CLOCKS:
             quantiles[:, i] = -np.log1p(-levels)  # exactly
     correlation = np.eye(len(varying))
     if keep_rows:

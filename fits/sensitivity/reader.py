@@ -24,10 +24,10 @@ from reinfuse.model.stopping import Stopping
 from ..retreatment.arms import BEFORE_THERAPY, arm_parameters, first_infusion, later_infusion, next_infusion_day
 from ..retreatment.block import TOLERANCE
 from ..retreatment.later import last_visit
-from ..retreatment.outcomes import CourseOutcome, read_course
+from ..retreatment.outcomes import CourseOutcome, chance_of_cure, read_course
 from ..retreatment.scenarios import Scenario, ScenarioFile, World
 from ..retreatment.virtual_patients import OptionsName, VirtualPatients
-from .inputs import Inputs
+from .inputs import CLOCKS, Inputs
 from .outcomes import CURVE_DAYS, CURVES, FLOORS, UNDEFINED, Outcome, describe, in_world
 
 type Floats = NDArray[np.float64]
@@ -128,7 +128,7 @@ class Reader:
             [first_infusion(self.scenario, self.file)], patients, self.times, [*self._judged, *more],
             branched=again, stopping=self._stopping(death, 1, whole_until=CURVE_DAYS[-1] if seen else PEAK_DAYS),
         )  # fmt: skip
-        first = self._judge(simulated, clocks, 1, death)
+        first = self._judge(simulated, patients, [first_infusion(self.scenario, self.file)], clocks, 1, death)
         status = simulated["status"].to_numpy().astype(np.int64)
         relapsed = np.flatnonzero(first.progressed & solved(status))
         second, gain = None, np.zeros(patients.n)
@@ -164,7 +164,7 @@ class Reader:
             simulated = self._simulate(
                 course, some, times, self._judged, since=day, start=start, stopping=self._stopping(death, 2)
             )
-            judged.append(self._judge(simulated, luck, 2, death))
+            judged.append(self._judge(simulated, some, course, luck, 2, death))
             failed = ~solved(simulated["status"].to_numpy())
             status[who[failed]] = simulated["status"].to_numpy()[failed]
         if len(judged) > 1:
@@ -194,7 +194,7 @@ class Reader:
         return simulate_population(
             course=course,
             times=times,
-            parameters=arm_parameters(patients, self.scenario, self.worlds[0], course, table(self.options)),
+            parameters=self._parameters(patients, course),
             options=self.options,
             readouts=list(dict.fromkeys([*wanted, *(self._states if branched else ())])),
             tolerance=TOLERANCE,
@@ -202,23 +202,43 @@ class Reader:
             **more,
         )
 
-    def _judge(self, simulated: xr.Dataset, clocks: Floats, k: int, death: Floats) -> CourseOutcome:
-        return read_course(
+    def _parameters(self, patients: VirtualPatients, course: Sequence[Infusion]) -> dict[str, Floats]:
+        return arm_parameters(patients, self.scenario, self.worlds[0], course, table(self.options))
+
+    def _judge(
+        self,
+        simulated: xr.Dataset,
+        patients: VirtualPatients,
+        course: Sequence[Infusion],
+        clocks: Floats,
+        k: int,
+        death: Floats,
+    ) -> CourseOutcome:
+        follow_up = self._days[k - 1]
+        found = read_course(
             simulated,
-            follow_up=self._days[k - 1],
+            follow_up=follow_up,
             death_days=death,
             rules=self.file.settings.rules,
-            hazard_threshold=clocks[:, 1, k - 1] if self._by_hazard else None,
+            hazard_threshold=clocks[:, CLOCKS.index("hazard"), k - 1] if self._by_hazard else None,
         )
+        if not self.file.settings.extinction:
+            return found
+        chance = chance_of_cure(simulated, self._parameters(patients, course))
+        uniform = -np.expm1(-clocks[:, CLOCKS.index("extinct"), k - 1])
+        return found.or_cured(chance, uniform, death_days=death, follow_up=follow_up)
 
-    def _stopping(self, death: Floats, k: int, whole_until: float = PEAK_DAYS) -> Stopping:
+    def _stopping(self, death: Floats, k: int, whole_until: float = PEAK_DAYS) -> Stopping | None:
+        """When a course may end early; never where extinction is asked for, which reads the whole of it."""
+        if self.file.settings.extinction:
+            return None
         rules = None if self._by_hazard else self.file.settings.rules
         return Stopping(death_days=death, follow_up=self._days[k - 1], rules=rules, whole_until=whole_until)
 
     def _death_days(self, patients: VirtualPatients, clocks: Floats, k: int) -> Floats:
         """Days to death without relapse, from where its clock begins."""
         rate = patients.parameters.get("hD", np.full(patients.n, table(self.options)["hD"].median))
-        return np.asarray(clocks[:, 0, k - 1] / rate)
+        return np.asarray(clocks[:, CLOCKS.index("death"), k - 1] / rate)
 
     @property
     def _days(self) -> tuple[float, float]:

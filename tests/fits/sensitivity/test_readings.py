@@ -107,6 +107,40 @@ def test_outcomes_are_those_of_whole_courses_each_simulated_from_its_beginning(
     assert (~close).any(axis=1).sum() <= 2
 
 
+class TestExtinction:
+    """The last cell may die out by chance: a patient's luck, one more input."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def lucky(cls) -> Inputs:
+        products = [FILE.product(name) for name in FILE.product_names]
+        population = from_prior(rng=np.random.default_rng(1), products=products, n_draws=512, options="real")
+        return from_population(population, rng=np.random.default_rng(2), n=512, extinction=True)
+
+    def read(self, inputs: Inputs, luck: float, settings: str = "extinction = true") -> np.ndarray:
+        """PFS of both courses, with the same luck for all: 0 is the best."""
+        file = parse(SECOND.format(settings=settings, plan="second.days_after_progression = 1"))
+        values = inputs.at(np.random.default_rng(11).standard_normal((300, inputs.k)))
+        values[:, [inputs.names.index(f"extinct {course}") for course in (1, 2)]] = luck
+        return reader(inputs, "pfs1", "pfs2", file=file).read(values)[0]
+
+    def test_without_luck_nothing_changes(self, lucky: Inputs) -> None:
+        np.testing.assert_allclose(self.read(lucky, np.inf), self.read(lucky, 0.0, settings=""), atol=2e-3)
+
+    def test_with_luck_who_has_any_chance_does_not_relapse(self, lucky: Inputs) -> None:
+        with_it, without = self.read(lucky, 0.0), self.read(lucky, np.inf)
+        told = np.isfinite(with_it[:, 0])
+        assert (with_it[told, 0] >= without[told, 0] - 1e-9).all()
+        cured = with_it[:, 0] > without[:, 0]
+        assert cured.sum() > 3
+        assert np.isnan(with_it[cured, 1]).all(), "no relapse, no second course"
+
+    def test_luck_in_between_cures_some(self, lucky: Inputs) -> None:
+        means = [np.nanmean(self.read(lucky, luck)[:, 0]) for luck in (0.0, 0.5, np.inf)]
+        assert means[0] >= means[1] >= means[2]
+        assert means[0] > means[2]
+
+
 def test_worlds_are_read_of_the_same_patients_and_failures_are_left_out_of_all(prior: Inputs) -> None:
     values = prior.at(np.random.default_rng(10).standard_normal((200, prior.k)))
     values[:20, prior.names.index("P0")] = 0.01  # too little M-protein to judge a response
