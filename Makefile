@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test lint bench bench-explore bench-inference bench-retreat bench-sensitivity convergence \
-    fit-cost validation retreatment forecasts sensitivity identifiability sbc recovery docs lock clean
+    fit-cost validation retreatment frailty bispecific forecasts sensitivity identifiability sbc recovery docs lock clean
 
 help:  ## say what each target does
 	@sed -n 's/^\([a-z-]*\):.*##/make \1	/p' Makefile | expand -t 24
@@ -56,6 +56,12 @@ validation: env  ## fit and forecasts of a cohort of your own, into the docs; te
 retreatment: env  ## the bundled scenarios on a run of your own, into the docs (RUN=folder of reinfuse fit)
 	$(BIN)/reinfuse retreat $(RUN) --out retreatment_out --patients 2000 --force
 	$(BIN)/python docs/retreatment_tables.py retreatment_out
+
+frailty: env  ## what the correlation of first and second PFS is made of, into the docs (RUN=folder of reinfuse fit)
+	$(BIN)/python docs/frailty_tables.py $(RUN)
+
+bispecific: env  ## settings of the bispecific antibody beside the published series, into the docs (RUN=folder of reinfuse fit)
+	$(BIN)/python docs/bispecific_tables.py $(RUN)
 
 forecasts: env  ## a synthetic patient forecast by a run, and its own patients by each other, into the docs (RUN=folder of reinfuse fit)
 	$(BIN)/reinfuse forecast $(RUN) fits/data/synthetic_cohort.csv --patient SYN-016 --seen-until 14 --until 365 \

@@ -25,6 +25,7 @@ def main() -> None:
     write("retreat_summary", made, summary(pd.read_csv(folder / "summary.csv")))
     write("retreat_anchor", made, anchor(pd.read_csv(folder / "anchor.csv")))
     write("retreat_published", made, published(pd.read_csv(folder / "published.csv")))
+    write("retreat_series", made, series(pd.read_csv(folder / "published.csv")))
     write("retreat_words", made, words(run["words"]))
     for name in PICTURES:
         shutil.copy(folder / "figures" / f"{name}.png", IMAGES / f"retreat_{name}.png")
@@ -90,6 +91,15 @@ def published(found: pd.DataFrame) -> str:
         if row["world"] == "stacked" or not isinstance(row["world"], str)
     ]
     return table(("series", "n", "measure", "arm", "verdict"), rows)
+
+
+def series(found: pd.DataFrame) -> str:
+    """In what the patients of each series differ from the model's, and where its numbers were read."""
+    rows = [
+        (row["series"], row["differs"], f"{row['source']} ({row['tag']})")
+        for row in found.drop_duplicates("series").to_dict("records")
+    ]
+    return table(("series", "its patients differ", "read in"), rows)
 
 
 def words(said: dict[str, list[str]]) -> str:

@@ -114,13 +114,41 @@ def kaplan_meier(time: npt.ArrayLike, event: npt.ArrayLike, at: npt.ArrayLike | 
     )
 
 
+def first_course_hazard(
+    cumulative_hazard: npt.ArrayLike, times: npt.ArrayLike, patients: Sequence[str], cohort: Cohort
+) -> Array:
+    """Return the cumulative hazard of the first course alone: at a second infusion it stops, and stays as it is.
+
+    Parameters
+    ----------
+    cumulative_hazard, times
+        (sample, patient, time) from `/curves/cumhaz`, which begins anew at every infusion, and its days, ascending.
+    patients
+        Their names, in that order.
+    cohort
+        Says when each had the second infusion.
+
+    Returns
+    -------
+    array
+        (sample, patient, time), never falling from the first infusion on.
+    """
+    infusions = cohort.infusions
+    second = infusions[infusions["SLOT"] == 2].set_index("ID")["TIME"]
+    ends = np.array([float(second.get(name, np.inf)) for name in patients])
+    grid = np.asarray(times, dtype=float)
+    last = np.maximum(np.searchsorted(grid, ends) - 1, 0)  # the last day before the second infusion
+    place = np.minimum(np.arange(grid.size), last[:, None])
+    return np.take_along_axis(np.asarray(cumulative_hazard, dtype=float), place[None], axis=2)
+
+
 def predicted_survival(cumulative_hazard: npt.ArrayLike, times: npt.ArrayLike, at: npt.ArrayLike) -> Array:
     """Return the share free of progression by draw: the mean over patients of exp(-cumulative hazard).
 
     Parameters
     ----------
     cumulative_hazard
-        (sample, patient, time) from `/curves/cumhaz`; a patient whose solver failed is NaN and left out.
+        (sample, patient, time) from `first_course_hazard`; a patient whose solver failed is NaN and left out.
     times
         (time,) days, ascending.
     at

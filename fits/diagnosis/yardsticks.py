@@ -77,8 +77,9 @@ def compute(tree: xr.DataTree, cohort: Cohort, *, forecast: xr.Dataset | None, r
     else:
         curves = tree["curves"].to_dataset()
         patients = [str(name) for name in curves["patient"].values]
-        hazard = curves["cumhaz"].transpose("sample", "patient", "time").values
         days = curves["time"].values.astype(float)
+        restarting = curves["cumhaz"].transpose("sample", "patient", "time").values
+        hazard = progression.first_course_hazard(restarting, days, patients, cohort)
         survival = progression.compare_survival(course, hazard, patients, days)
         at = min(HORIZON, float(days[-1]))
         risk = pd.Series(progression.value_at(hazard, days, at), index=patients)

@@ -100,15 +100,13 @@ class Views:
         return curves["time"].to_numpy(), np.nanpercentile(chance, PERCENTILES, axis=0)
 
     def progression(self) -> tuple[pd.DataFrame, Floats, Floats]:
-        """Kaplan-Meier table of the first courses; days, and 95 % interval and median of the predicted share free.
-
-        The hazard counts from the latest infusion; that of the first course stays where a second one begins.
-        """
+        """Kaplan-Meier table of the first courses; days, and 95 % interval and median of the predicted share free."""
         course = progression.first_course(self.cohort)
         seen = progression.kaplan_meier(course["time"], course["event"] == progression.PROGRESSED)
         days = np.linspace(0.0, float(course["time"].max()), 61)
-        hazard = np.maximum.accumulate(self.curves["cumhaz"].to_numpy(), axis=2)
-        free = progression.predicted_survival(hazard, self.curves["time"].to_numpy(), days)
+        grid, patients = self.curves["time"].to_numpy(), [str(name) for name in self.curves["patient"].values]
+        hazard = progression.first_course_hazard(self.curves["cumhaz"].to_numpy(), grid, patients, self.cohort)
+        free = progression.predicted_survival(hazard, grid, days)
         return seen, days, np.quantile(free, [0.025, 0.5, 0.975], axis=0)
 
     @cached_property

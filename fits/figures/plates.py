@@ -200,15 +200,17 @@ def _progression(findings: Findings) -> Iterator[Plate]:
     if len(course) == 0:
         return
     curves = findings.tree["curves"].to_dataset() if "curves" in findings.tree.children else None
+    if curves is not None and "cumhaz" in curves:
+        days, patients = curves["time"].values.astype(float), [str(name) for name in curves["patient"].values]
+        restarting = curves["cumhaz"].transpose("sample", "patient", "time").values
+        hazard = progression.first_course_hazard(restarting, days, patients, findings.cohort)
     groups = []
     for product, rows in course.groupby("product", sort=True):
         at = middle = low = high = None
         if curves is not None and "cumhaz" in curves:
-            at = np.linspace(0.0, min(float(curves["time"].max()), 1.05 * float(course["time"].max())), 121)
-            place = {str(name): i for i, name in enumerate(curves["patient"].values)}
-            members = [place[name] for name in rows["patient"] if name in place]
-            hazard = curves["cumhaz"].transpose("sample", "patient", "time").values[:, members]
-            predicted = progression.predicted_survival(hazard, curves["time"].values, at)
+            at = np.linspace(0.0, min(float(days.max()), 1.05 * float(course["time"].max())), 121)
+            members = [patients.index(name) for name in rows["patient"] if name in patients]
+            predicted = progression.predicted_survival(hazard[:, members], days, at)
             low, middle, high = np.quantile(predicted, [0.025, 0.5, 0.975], axis=0)
         groups.append(
             survival.Group(
@@ -227,7 +229,7 @@ def _progression(findings: Findings) -> Iterator[Plate]:
         name="progression",
         caption="Progression after the first infusion: Kaplan-Meier steps and the mean of the patients' "
         "predicted curves. The patients' own outcomes shaped the prediction; deaths without progression "
-        "end follow-up.",
+        "end follow-up; at a second infusion a patient's predicted curve stays where it is.",
         figure=survival.survival_curves(groups, title="Progression: observed against predicted"),
     )
 

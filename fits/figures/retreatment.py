@@ -93,7 +93,7 @@ def swimmer(patients: pd.DataFrame, *, title: str = "", at_most: int = 36, horiz
         xlim=(0, 1.02 * min(longest, last)),
         title=title or "Courses, coloured by best response",
     )
-    handles: list[Any] = [Patch(color=colour, label=_written(name)) for name, colour in _classes_of(shown).items()]
+    handles: list[Any] = [Patch(color=colour, label=written(name)) for name, colour in _classes_of(shown).items()]
     if (~shown["evaluable_2"]).any():
         handles.append(Patch(color=style.PALE, label="no class"))
     handles.append(Line2D([], [], color=style.GREY, lw=1, label="relapsed, waiting"))
@@ -166,7 +166,7 @@ def _classes_of(rows: pd.DataFrame) -> dict[str, str]:
     return {name: colour for name, colour in CLASS_COLOURS.items() if seen or name != "SCR"}
 
 
-def _written(name: str) -> str:
+def written(name: str) -> str:
     """A response class as it is written in print."""
     return "sCR" if name == "SCR" else name
 
@@ -292,7 +292,7 @@ def best_response(outcomes: pd.DataFrame, *, groups: Sequence[str], title: str =
         axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5), title=str(scenario))
         axes.set_yticks(range(len(rows)), list(rows))
         axes.xaxis.set_major_formatter(_percent)
-    handles = [Patch(color=colour, label=_written(name)) for name, colour in _classes_of(judged).items()]
+    handles = [Patch(color=colour, label=written(name)) for name, colour in _classes_of(judged).items()]
     style.legend_below(figure, handles, columns=7)
     figure.suptitle(title or "Best response to the second course, by first-response group")
     return figure
@@ -441,6 +441,13 @@ def benefit_map(
     return figure
 
 
+def _bins(reach: float, step: float) -> Floats:
+    """At most 61 bins to ±reach, one of them about 0, of whole steps: else some would hold no visit."""
+    width = step * np.ceil(2 * reach / 61 / step) if step else 2 * reach / 61
+    half = np.ceil(reach / width - 0.5) + 0.5
+    return np.asarray(np.arange(-half, half + 0.5) * width)
+
+
 @style.styled
 def paired_differences(
     differences: Mapping[str, Floats],
@@ -449,6 +456,7 @@ def paired_differences(
     title: str = "",
     label: str = "difference of second PFS, months (first arm less second)",
     margin: float = 1.0,
+    step: float = 0.0,
 ) -> Figure:
     """How much longer each patient stays free of progression under one arm than the other, by group.
 
@@ -462,6 +470,8 @@ def paired_differences(
         Words.
     margin
         Months within which a difference counts as none.
+    step
+        Months between visits, of which most differences are a whole number; 0: they are not.
 
     Raises
     ------
@@ -474,7 +484,7 @@ def paired_differences(
     figure = style.new_figure(1.3 + 0.62 * len(drawn))
     axes = figure.subplots()
     reach = 1.05 * max(float(np.abs(values).max()) for values in drawn.values()) or 1.0
-    bins = np.linspace(-reach, reach, 62)  # an odd number of bins: one of them is about 0
+    bins = _bins(reach, step)
     axes.axvspan(-margin, margin, color=style.PALE, alpha=0.5, lw=0)
     for place, (name, values) in enumerate(drawn.items()):
         colour = GROUP_COLOURS.get(name, style.BLUE)
@@ -660,7 +670,7 @@ def waterfall(
     places = np.arange(shown.size)
     if change is None:
         axes.bar(places, height[shown] + 0.5, width=0.92, color=colours, edgecolor=style.GREY, linewidth=0.3)
-        axes.set_yticks(np.arange(len(names)) + 0.5, [_written(name) for name in names])
+        axes.set_yticks(np.arange(len(names)) + 0.5, [written(name) for name in names])
         axes.set(ylim=(0, max(rank[shown]) + 0.7), ylabel="best response")
     else:
         axes.bar(places, height[shown], width=0.92, color=colours, edgecolor=style.GREY, linewidth=0.3)
@@ -674,9 +684,7 @@ def waterfall(
     axes.set_title(title or "Best response to the second course")
     present = [name for k, name in enumerate(names) if (rank[shown] == k).any()]
     handles = [
-        Patch(
-            facecolor=CLASS_COLOURS[name], edgecolor=style.GREY, linewidth=0.3, label="sCR" if name == "SCR" else name
-        )
+        Patch(facecolor=CLASS_COLOURS[name], edgecolor=style.GREY, linewidth=0.3, label=written(name))
         for name in present
     ]
     style.legend_below(figure, handles, columns=7)

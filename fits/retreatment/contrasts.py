@@ -397,12 +397,13 @@ def choices(
     share = {world: weight for world, weight in checked_weights(weights).items() if weight > 0}
     if len(set(arms)) != len(arms) or len(arms) < 2:
         raise ReinfuseError(f"arms are {', '.join(arms) or 'none'}; give at least two different scenarios")
-    tables = {world: _arm_table(read, arms, world, horizon_months) for world in share}
-    rows: list[dict[str, object]] = []
-    for world, table in {STACKED: _over_worlds(tables, share, arms), **tables}.items():
-        for key, figure in _choice(table, arms, groups, horizon_months):
-            rows.append({"world": world, **key, **_columns(figure, level)})
-    return pd.DataFrame(rows, columns=list(CHOICE_COLUMNS))
+    rows: dict[str, list[dict[str, object]]] = {STACKED: []}
+    for world, table in _world_by_world(read, arms, share, horizon_months):
+        rows[world] = [
+            {"world": world, **key, **_columns(figure, level)}
+            for key, figure in _choice(table, arms, groups, horizon_months)
+        ]
+    return pd.DataFrame([row for of_world in rows.values() for row in of_world], columns=list(CHOICE_COLUMNS))
 
 
 def best_arms(
@@ -422,14 +423,41 @@ def best_arms(
         each arm's months averaged over worlds.
     """
     share = {world: weight for world, weight in checked_weights(weights).items() if weight > 0}
-    tables = {world: _arm_table(read, arms, world, horizon_months) for world in share}
-    table = _over_worlds(tables, share, arms)
+    *_, (_, table) = _world_by_world(read, arms, share, horizon_months)
+    table = table.astype({"group": str})
     if table.empty:
         return table.assign(best="", regret=0.0)
     months = table[list(arms)].to_numpy()
     best = _own_best(months)
     regret = months[np.arange(len(months)), best] - months[:, _common(months)]
     return table.assign(best=np.array(arms)[best], regret=regret)
+
+
+def _world_by_world(
+    read: Read, arms: Sequence[str], share: Mapping[str, float], horizon: float
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each world and its `_arm_table`, one in memory beside the running mean of all, which comes last as `STACKED`.
+
+    The mean is of patients who count in every world; their group is of the heaviest.
+    """
+    heaviest = max(share, key=lambda world: share[world])
+    mean, labels = pd.DataFrame(), pd.DataFrame()
+    for place, (world, weight) in enumerate(share.items()):
+        table = _arm_table(read, arms, world, horizon)
+        yield world, table
+        if world == heaviest:
+            labels = table[["draw", "group"]]
+        own = weight * table[list(arms)]
+        mean = own if place == 0 else _sum(mean, own)
+    yield STACKED, labels.loc[mean.index].join(mean)
+
+
+def _sum(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """Sum over the rows that both have, in order."""
+    if not one.index.equals(other.index):
+        common = one.index.intersection(other.index).sort_values()
+        one, other = one.loc[common], other.loc[common]
+    return one + other
 
 
 def _arm_table(read: Read, arms: Sequence[str], world: str, horizon: float) -> pd.DataFrame:
@@ -441,36 +469,23 @@ def _arm_table(read: Read, arms: Sequence[str], world: str, horizon: float) -> p
         index = pd.Index(own["patient"].to_numpy(), name="patient")
         columns.append(pd.Series(limited_months(own, horizon), index=index, name=arm))
         if len(columns) == 1:
-            labels = {"draw": own["draw"].to_numpy(), "group": own["group"].to_numpy().astype(str)}
+            labels = {"draw": own["draw"].to_numpy(), "group": pd.Categorical(own["group"])}
             base = pd.DataFrame(labels, index=index)
     return pd.concat([base, *columns], axis=1, join="inner").sort_index()
-
-
-def _over_worlds(tables: Mapping[str, pd.DataFrame], share: Mapping[str, float], arms: Sequence[str]) -> pd.DataFrame:
-    """Mean over worlds of each arm, of patients who count in every world; their group is of the heaviest world."""
-    heaviest = max(share, key=lambda world: share[world])
-    index = tables[heaviest].index
-    for table in tables.values():
-        index = index.intersection(table.index)
-    index = index.sort_values()
-    out = tables[heaviest].loc[index, ["draw", "group"]]
-    for arm in arms:
-        out[arm] = sum(share[world] * table.loc[index, arm] for world, table in tables.items())
-    return out
 
 
 def _choice(
     table: pd.DataFrame, arms: Sequence[str], groups: Sequence[str], horizon: float
 ) -> Iterator[tuple[dict[str, str], Figure | None]]:
     """Every row of one world."""
-    months, group = table[list(arms)].to_numpy(dtype=np.float64), table["group"].to_numpy().astype(str)
+    months, group = table[list(arms)].to_numpy(dtype=np.float64), table["group"]
     draw = table["draw"].to_numpy().astype(np.int64)
     common = _common(months) if len(months) else 0
     for name in ("all", *groups):
-        who = np.ones(group.size, dtype=np.bool_) if name == "all" else group == name
-        if not who.any():
-            continue
+        who = slice(None) if name == "all" else np.asarray(group == name, dtype=np.bool_)
         own, layout = months[who], Layout(draw[who])
+        if not len(own):
+            continue
         everyone = np.ones(len(own), dtype=np.bool_)
         best = _own_best(own)
         for k, arm in enumerate(arms):

@@ -8,6 +8,7 @@ more than once, so that a million of them are no matter.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Self
 
 import numpy as np
@@ -402,6 +403,7 @@ class Scale:
         classes = np.ceil(np.where(np.isnan(along), np.inf, along) / self.step - 1e-6)
         return np.asarray(np.clip(classes, 0, self.fine.size), dtype=np.int64)
 
+    @cached_property
     def coarse_of_fine(self) -> Ints:
         """Coarse class of each fine class, the class beyond included."""
         inside = np.searchsorted(self.coarse, self.fine * (1 - 1e-9), side="left")
@@ -429,6 +431,29 @@ MAGNITUDES: Final = _magnitudes()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Steps:
+    """Curves over the classes of a scale, kept only where they change: between patients nothing does.
+
+    Attributes
+    ----------
+    places : ndarray
+        (k,) classes at which a curve may change, increasing; the first is 0.
+    values : ndarray
+        (…, k) of each curve from that class up to the next.
+    """
+
+    places: Ints
+    values: Floats
+
+    @classmethod
+    def blend(cls, curves: Sequence[Self], weights: Sequence[float]) -> Self:
+        """Weighted sum of curves over the same classes."""
+        places = np.unique(np.concatenate([curve.places for curve in curves]))
+        spread_out = [curve.values[..., np.searchsorted(curve.places, places, side="right") - 1] for curve in curves]
+        return cls(places=places, values=np.asarray(sum(w * one for w, one in zip(weights, spread_out, strict=True))))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Median:
     """A median in one world, or in a mixture of worlds; everything that is kept of it mixes linearly.
 
@@ -436,62 +461,72 @@ class Median:
     ----------
     scale : Scale
         Its classes.
-    reached : ndarray
-        (fine,) share that has reached each fine edge.
-    below : ndarray
-        (coarse,) posterior chance that the median lies at or below each coarse edge.
-    resampled : ndarray
-        (BOOTSTRAPS, coarse) share that has reached each coarse edge, draws resampled.
+    reached : Steps
+        Share that has reached each fine edge.
+    below : Steps
+        Posterior chance that the median lies at or below each coarse edge.
+    resampled : Steps
+        Share that has reached each coarse edge, draws resampled, BOOTSTRAPS curves.
     n : int
         Patients.
     """
 
     scale: Scale
-    reached: Floats
-    below: Floats
-    resampled: Floats
+    reached: Steps
+    below: Steps
+    resampled: Steps
     n: int
 
     @classmethod
-    def of(cls, scale: Scale, fine: Floats, coarse: Floats, resamples: Floats) -> Self | None:
-        """From patients by fine class (fine + 1,), by draw and coarse class (draws, coarse + 1), and `resamples`.
+    def by_group(cls, layout: Layout, value: Floats, scale: Scale, resamples: Floats) -> list[Self | None]:
+        """Of everyone and of each group; a value (n,) of +inf is never reached. None without patients.
 
         A median lies at or below t where half the patients have reached it by t, so its posterior distribution is
-        the chance, over draws, of a share above one half. None without patients.
+        the chance, over draws, of a share above one half.
         """
-        total = float(fine.sum())
-        if total == 0:
-            return None
-        size = coarse.sum(axis=1)
-        reached = np.cumsum(coarse[:, :-1], axis=1)
-        found = spread(reached, size)
-        return cls(
-            scale=scale,
-            reached=np.cumsum(fine[:-1]) / total,
-            below=np.maximum.accumulate(special.betaincc(found.a, found.b, 0.5)),
-            resampled=_resampled(reached, size, resamples),
-            n=round(total),
-        )
+        place = scale.place(value)
+        fine_at, fine_rank = _occupied(place, scale.fine.size)
+        coarse_at, coarse_rank = _occupied(scale.coarse_of_fine[place], scale.coarse.size)
+        fine = layout.by_group(fine_rank, fine_at.size + 1)
+        coarse = layout.by_draw(coarse_rank, coarse_at.size + 1)
+        found: list[Self | None] = []
+        for of_class, of_draw in zip(fine, coarse, strict=True):
+            total = float(of_class.sum())
+            if total == 0:
+                found.append(None)
+                continue
+            size, hits = of_draw.sum(axis=1), np.cumsum(of_draw[:, :-1], axis=1)
+            shares = spread(hits, size)
+            chance = np.maximum.accumulate(special.betaincc(shares.a, shares.b, 0.5))
+            median = cls(
+                scale=scale,
+                reached=Steps(places=fine_at, values=np.cumsum(of_class[:-1]) / total),
+                below=Steps(places=coarse_at, values=chance),
+                resampled=Steps(places=coarse_at, values=_resampled(hits, size, resamples)),
+                n=round(total),
+            )
+            found.append(median)
+        return found
 
     @classmethod
     def mixed(cls, worlds: Sequence[Self], weights: Sequence[float]) -> Self:
         """Mixture of worlds with weights that sum to 1; patients are the same in all worlds, n is the largest."""
         if len(worlds) == 1:
             return worlds[0]
-        pairs = list(zip(worlds, weights, strict=True))
         return cls(
             scale=worlds[0].scale,
-            reached=np.asarray(sum(w * world.reached for world, w in pairs)),
-            below=np.asarray(sum(w * world.below for world, w in pairs)),
-            resampled=np.asarray(sum(w * world.resampled for world, w in pairs)),
+            reached=Steps.blend([world.reached for world in worlds], weights),
+            below=Steps.blend([world.below for world in worlds], weights),
+            resampled=Steps.blend([world.resampled for world in worlds], weights),
             n=max(world.n for world in worlds),
         )
 
     def estimate(self, level: float, unit: float = 1.0) -> Estimate:
         """The median in units of `unit`; +inf where one half is not reached, the error NaN if in some resample."""
-        at = int(np.searchsorted(self.reached, 0.5 - 1e-9))
-        value = float(self.scale.fine[at]) if at < self.reached.size else np.inf
-        low, high = (self._crossing(self.below[None], p)[0] for p in ((1 - level) / 2, (1 + level) / 2))
+        at = int(np.searchsorted(self.reached.values, 0.5 - 1e-9))
+        places = self.reached.places
+        value = float(self.scale.fine[places[at]]) if at < places.size else np.inf
+        low, high = (self._crossing(self.below, p)[0] for p in ((1 - level) / 2, (1 + level) / 2))
         medians = self._crossing(self.resampled, 0.5 - 1e-9)
         finite = np.isfinite(medians).all()
         return Estimate(
@@ -502,18 +537,28 @@ class Median:
             n=self.n,
         )
 
-    def _crossing(self, curves: Floats, p: float) -> Floats:
+    def _crossing(self, curves: Steps, p: float) -> Floats:
         """Where each curve first reaches p, straight between coarse edges; +inf if it does not."""
         edges = np.log(self.scale.coarse) if self.scale.logarithmic else self.scale.coarse
-        above = curves >= p
-        at = np.argmax(above, axis=1)
-        rows = np.arange(len(curves))
+        values = np.atleast_2d(curves.values)
+        above = values >= p
+        step = np.argmax(above, axis=1)
+        rows = np.arange(len(values))
+        at = curves.places[step]
         before = np.maximum(at - 1, 0)
-        rise = curves[rows, at] - curves[rows, before]
-        part = np.divide(p - curves[rows, before], rise, out=np.ones(len(curves)), where=rise > 0)
+        height = values[rows, np.maximum(step - 1, 0)]
+        rise = values[rows, step] - height
+        part = np.divide(p - height, rise, out=np.ones(len(values)), where=rise > 0)
         found = edges[before] + np.clip(part, 0.0, 1.0) * (edges[at] - edges[before])
         found = np.where(above.any(axis=1), found, np.inf)
         return np.exp(found) if self.scale.logarithmic else found
+
+
+def _occupied(place: Ints, edges: int) -> tuple[Ints, Ints]:
+    """Classes below the last edge that have patients, and class 0, (k,); each patient's among them, k beyond all."""
+    there = np.bincount(place, minlength=edges + 1) > 0
+    there[[0, edges]] = True
+    return np.flatnonzero(there[:edges]), (np.cumsum(there) - 1)[place]
 
 
 def resamples_of(rng: np.random.Generator) -> Floats:
@@ -526,7 +571,7 @@ def resamples_of(rng: np.random.Generator) -> Floats:
 
 
 def _resampled(reached: Floats, size: Floats, resamples: Floats) -> Floats:
-    """Shares that have reached each coarse edge in every resample, (BOOTSTRAPS, coarse)."""
+    """Shares that have reached each class in every resample, (BOOTSTRAPS, k), from patients who have, (draws, k)."""
     if (size > 0).sum() < 2:  # one draw: its patients are resampled, as they would be from a normal curve
         share = reached.sum(axis=0) / size.sum()
         noise = special.ndtri((np.arange(BOOTSTRAPS) + 0.5) / BOOTSTRAPS)[:, None]

@@ -155,6 +155,7 @@ def _differences(found: Analysis, outcomes: OutcomeTable, file: ScenarioFile, ma
             {group: values for group, values in by_group.items() if len(values)},
             table=means,
             title=f"{main} less {other}",
+            step=file.settings.visit_every_days / DAYS_PER_MONTH,
         )
     return figures
 
@@ -222,11 +223,16 @@ def _examples(
         cells = [np.nan_to_num(sum(found[f"{x}{slot}"].to_numpy()[0] for x in "EMX")) for slot in (1, 2)]
         shown.append(
             plots.Trajectory(
-                name=f"virtual patient {number}: {row['group']}, then {row['best_2']}",
+                name=f"virtual patient {number}: {row['group']}, then {plots.written(row['best_2'])}",
                 days=found["time"].to_numpy(),
                 burden=found["Ts"].to_numpy()[0] + found["Tr"].to_numpy()[0],
                 cart=np.stack(cells),
                 infusions=(0.0, float(day[0])),
+                progressions=tuple(
+                    start + float(row[f"pfs_days_{course}"])
+                    for course, start in ((1, 0.0), (2, float(day[0])))
+                    if row[f"pfs_event_{course}"] == "progression"
+                ),
             )
         )
     rules = ResponseRules()

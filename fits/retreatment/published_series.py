@@ -304,12 +304,11 @@ def tally(patients: pd.DataFrame, series: Series, reading: Reading, *, rng: np.r
     if not who.any():
         return Tally(hits=nothing, size=nothing)
     place, some = DAYS.place(days[who]), layout.only(who)
-    fine = some.by_group(place, DAYS.fine.size + 1)[0]
-    coarse = some.by_draw(DAYS.coarse_of_fine()[place], DAYS.coarse.size + 1)[0]
+    coarse = some.by_draw(DAYS.coarse_of_fine[place], DAYS.coarse.size + 1)[0]
     return Tally(
         hits=nothing,
         size=coarse.sum(axis=1),
-        median=Median.of(DAYS, fine, coarse, resamples_of(rng)),
+        median=Median.by_group(some, days[who], DAYS, resamples_of(rng))[0],
         reached=np.cumsum(coarse[:, :-1], axis=1),
     )
 

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
+from threadpoolctl import threadpool_limits
 
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.parameters import DAYS_PER_MONTH
@@ -243,16 +244,8 @@ def median_survival(
         if the median is not reached in some resample. Times count in quarters of a day.
     """
     t = np.where(np.asarray(event, dtype=np.bool_), np.asarray(days, dtype=np.float64), np.inf)
-    found = _medians(Layout(draw), t, DAYS, resamples_of(rng))[0]
+    found = Median.by_group(Layout(draw), t, DAYS, resamples_of(rng))[0]
     return NOTHING if found is None else found.estimate(level, DAYS_PER_MONTH)
-
-
-def _medians(layout: Layout, value: Floats, scale: Scale, resamples: Floats) -> list[Median | None]:
-    """The median of everyone and of each group; +inf is never reached."""
-    place = scale.place(value)
-    fine = layout.by_group(place, scale.fine.size + 1)
-    coarse = layout.by_draw(scale.coarse_of_fine()[place], scale.coarse.size + 1)
-    return [Median.of(scale, fine[k], coarse[k], resamples) for k in range(len(fine))]
 
 
 # ---------------------------------------------------------------------------------------- virtual trials
@@ -429,18 +422,21 @@ def summarise(
     resamples = resamples_of(rng)
     rows: list[dict[str, object]] = []
     done: set[str] = set()
-    for scenario, members in groupby(parts, key=lambda part: part[0]):
-        if scenario in done:
-            raise ReinfuseError(f"scenario {scenario!r} comes twice; give all worlds of a scenario one after another")
-        done.add(scenario)
-        worlds: dict[str, list[Measured]] = {}
-        for _, world, frame in members:
-            if world not in share:
-                raise ReinfuseError(f"world {world!r} has no weight; weights are given for {', '.join(share)}")
-            worlds[world] = list(_measured(frame, groups, resamples))
-        rows += _rows(scenario, STACKED, _stacked(worlds, share), groups, level)
-        for world, measured in worlds.items():
-            rows += _rows(scenario, world, measured, groups, level)
+    with threadpool_limits(1):  # thousands of small products: threads wait for each other longer than they work
+        for scenario, members in groupby(parts, key=lambda part: part[0]):
+            if scenario in done:
+                raise ReinfuseError(
+                    f"scenario {scenario!r} comes twice; give all worlds of a scenario one after another"
+                )
+            done.add(scenario)
+            worlds: dict[str, list[Measured]] = {}
+            for _, world, frame in members:
+                if world not in share:
+                    raise ReinfuseError(f"world {world!r} has no weight; weights are given for {', '.join(share)}")
+                worlds[world] = list(_measured(frame, groups, resamples))
+            rows += _rows(scenario, STACKED, _stacked(worlds, share), groups, level)
+            for world, measured in worlds.items():
+                rows += _rows(scenario, world, measured, groups, level)
     return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
 
 
@@ -652,5 +648,5 @@ class _Course:
     def _median(
         self, measure: str, unit: str, value: Floats, who: Flags, scale: Scale = DAYS, divisor: float = 1.0
     ) -> Measured:
-        figures = _medians(self.layout.only(who), value[who], scale, self.resamples)[:-1]
+        figures = Median.by_group(self.layout.only(who), value[who], scale, self.resamples)[:-1]
         return Measured(course=self.course, measure=measure, unit=unit, figures=figures, divisor=divisor)

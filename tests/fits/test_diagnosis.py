@@ -442,6 +442,26 @@ class TestProgression:
         np.testing.assert_allclose(found[0, :3], expected, rtol=1e-12)
         assert np.isnan(found[0, 3])
 
+    def test_a_second_infusion_does_not_make_the_predicted_first_course_better(self):
+        frame = pd.DataFrame(
+            {
+                "ID": ["a", "a", "a", "b", "b"],
+                "TIME": [0.0, 30.0, 40.0, 0.0, 50.0],
+                "EVID": [1, 0, 1, 1, 0],
+                "DVID": [None, "progression", None, None, "progression"],
+                "DV": [np.nan, 1.0, np.nan, np.nan, 0.0],
+                "AMT": [4.5e8, np.nan, 7.0e7, 4.5e8, np.nan],
+                "PRODUCT": ["ide-cel", None, "cilta-cel", "ide-cel", None],
+            }
+        )
+        times = np.linspace(0, 100, 51)
+        restarting = np.stack([0.02 * np.where(times < 40, times, times - 40), 0.02 * times])[None]
+        hazard = progression.first_course_hazard(restarting, times, ["a", "b"], cohort_from_frame(frame))
+        np.testing.assert_array_equal(hazard[0, 1], restarting[0, 1])
+        np.testing.assert_array_equal(hazard[0, 0], 0.02 * np.minimum(times, 38.0))
+        assert (np.diff(progression.predicted_survival(hazard, times, times)[0]) < 0).all()
+        assert (np.diff(progression.predicted_survival(restarting, times, times)[0]) > 0).any()
+
     @pytest.mark.parametrize(
         ("risk", "answer"),
         [([4, 3, 2, 1], 1.0), ([1, 2, 3, 4], 0.0), ([1, 1, 1, 1], 0.5), ([4, 3, 1, 2], 5 / 6)],

@@ -33,7 +33,7 @@ def test_magnitudes_are_kept_to_a_fifth_of_a_percent(value):
 def test_what_is_never_reached_lies_beyond_and_nothing_is_first(scale):
     beyond = scale.fine.size
     assert scale.place(np.array([np.inf, np.nan, 1e30, 0.0])).tolist() == [beyond, beyond, beyond, 0]
-    coarse = scale.coarse_of_fine()
+    coarse = scale.coarse_of_fine
     assert coarse[-1] == scale.coarse.size
     assert (np.diff(coarse) >= 0).all()
     inside = scale.coarse[coarse[:-1]]
@@ -100,13 +100,35 @@ def test_means_never_leave_their_bounds():
 def test_the_median_of_one_draw_has_the_error_of_independent_patients():
     rng = np.random.default_rng(3)
     days = rng.exponential(300.0, 4000)
-    place = DAYS.place(days)
-    layout = Layout(np.zeros(4000, dtype=int))
-    fine = layout.by_group(place, DAYS.fine.size + 1)[0]
-    coarse = layout.by_draw(DAYS.coarse_of_fine()[place], DAYS.coarse.size + 1)[0]
-    found = Median.of(DAYS, fine, coarse, resamples_of(rng)).estimate(0.95)
+    median, _ = Median.by_group(Layout(np.zeros(4000, dtype=int)), days, DAYS, resamples_of(rng))
+    found = median.estimate(0.95)
     assert found.value == pytest.approx(np.median(days), abs=1.0)
     # a median's error is half of 1 / (density root n); the density at an exponential's median is half its rate
     error = 0.5 / (0.5 / 300 * np.sqrt(4000))
     assert found.mc_error == pytest.approx(error, rel=0.15)
     assert (found.high - found.low) == pytest.approx(2 * 1.96 * error, rel=0.2)
+
+
+def test_a_mixture_of_medians_is_that_of_its_curves_at_every_edge():
+    """Curves are kept only where they change; worked out at every edge, the figures are the same."""
+    rng = np.random.default_rng(4)
+    resamples = resamples_of(rng)
+    draw = rng.integers(9, size=400)
+    worlds = [np.where(rng.random(400) < 0.9, rng.exponential(mean, 400), np.inf) for mean in (150.0, 900.0)]
+    weights = [0.3, 0.7]
+    medians = [Median.by_group(Layout(draw), days, DAYS, resamples)[0] for days in worlds]
+    found = Median.mixed(medians, weights).estimate(0.95)
+
+    reached = sum(w * (days <= DAYS.fine[:, None]).mean(axis=1) for w, days in zip(weights, worlds, strict=True))
+    assert found.value == DAYS.fine[np.argmax(reached >= 0.5)]
+    often = resamples[:, :9]
+    curves = np.zeros((len(often), DAYS.coarse.size))
+    for w, days in zip(weights, worlds, strict=True):
+        over = np.array([(days[draw == d] <= DAYS.coarse[:, None]).sum(axis=1) for d in range(9)])
+        curves += w * (often @ over) / (often @ np.bincount(draw))[:, None]
+    half, crossed = 0.5 - 1e-9, []
+    for curve in curves:
+        at = int(np.argmax(curve >= half))
+        crossed.append(np.interp(half, curve[at - 1 : at + 1], DAYS.coarse[at - 1 : at + 1]))
+    assert found.mc_error == pytest.approx(np.std(crossed, ddof=1), rel=1e-9)
+    assert found.low < found.value < found.high

@@ -161,6 +161,16 @@ def test_paired_differences_count_who_gains_and_who_loses():
         draw.paired_differences({"all": np.array([])})
 
 
+def test_no_bar_of_differences_lies_between_two_visits():
+    months = 28 / 30.4375 * np.random.default_rng(0).integers(-22, 23, 4000)
+    axes = draw.paired_differences({"all": months}, step=28 / 30.4375).axes[0]
+    bars = [bar for bar in axes.patches if bar.get_width() < 2 and bar.get_height() <= 0]
+    edges = np.array([bar.get_x() for bar in bars])
+    assert 40 <= len(bars) <= 61
+    assert np.count_nonzero([bar.get_height() for bar in bars]) >= 44, "every visit within reach has its bar"
+    assert np.diff(edges) == pytest.approx(28 / 30.4375)
+
+
 def trajectory(name="durable", products=2):
     days = np.arange(400.0)
     return draw.Trajectory(
