@@ -101,6 +101,13 @@ def test_without_dash_the_message_says_what_to_install(run, monkeypatch):
         explore.command(run.path)
 
 
+@pytest.mark.parametrize(
+    ("host", "address"), [("127.0.0.1", "http://127.0.0.1:80/"), ("::1", "http://[::1]:80/"), ("me", "http://me:80/")]
+)
+def test_an_address_can_be_opened_as_it_is_printed(host, address):
+    assert explore.address_of(host, 80) == address
+
+
 @pytest.fixture(scope="module")
 def served(run, tmp_path_factory):
     """Address of the page."""
