@@ -44,18 +44,21 @@ def page(name: str, notebook: NotebookNode) -> tuple[str, dict[str, bytes]]:
             continue
         shell = cell.source.startswith("!")
         parts.append(f"```sh\n{cell.source[1:]}\n```" if shell else f"```python\n{cell.source}\n```")
-        printed = ""
+        printed, tables = "", []
         for output in cell.outputs:
             data = output.get("data", {})
             if "image/png" in data:
                 file = f"{name}_{len(pictures) + 1}.png"
                 pictures[file] = small(base64.b64decode(data["image/png"]))
                 parts.append(f"![{file.removesuffix('.png')}]({file})")
+            elif "<table" in (shown := data.get("text/html", "")):
+                tables.append(shown[shown.index("<table") : shown.index("</table>")] + "</table>")
             else:
                 printed += output.get("text", data.get("text/plain", "") + "\n")
         text = PROGRESS.sub("", re.sub(r"\r+\n?", "\n", NOISE.sub("", printed))).strip("\n")
         if text:
             parts.append(f"```text\n{'\n'.join(line.rstrip() for line in text.splitlines())}\n```")
+        parts += tables
     return "\n\n".join(parts) + "\n", pictures
 
 
