@@ -26,7 +26,7 @@ def browser() -> str:
         if found := shutil.which(name):
             return found
     raise ReinfuseError(
-        f"--pdf needs Chromium, Chrome or Edge to print, and none of {', '.join(BROWSERS)} is on the PATH; install one, "
+        f"--pdf needs Chromium, Chrome or Edge, and none of {', '.join(BROWSERS)} is on the PATH; install one, "
         "or open report.html in any browser and print it (it is made for A4)"
     )
 
