@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test lint bench bench-explore bench-inference bench-retreat bench-sensitivity convergence \
-    fit-cost validation retreatment frailty bispecific forecasts sensitivity identifiability sbc recovery docs lock clean
+    fit-cost validation retreatment frailty bispecific forecasts sensitivity identifiability sbc recovery notebooks docs lock clean
 
 help:  ## say what each target does
 	@sed -n 's/^\([a-z-]*\):.*##/make \1	/p' Makefile | expand -t 24
@@ -18,7 +18,7 @@ env: .venv/.stamp  ## make .venv with the locked versions
 demo: env  ## the whole job on the bundled cohort, into demo_out
 	$(BIN)/reinfuse demo --out demo_out --force
 
-test: env  ## the tests, notebook included, in two processes
+test: env  ## the tests, notebooks included, in two processes
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 lint: env  ## style, types and the direction of imports
@@ -87,6 +87,9 @@ sbc: env  ## calibration of the whole fit, 200 cohorts; hours, goes on where it 
 recovery: env  ## known truths recovered: 20 cohorts of 30 patients, and the population of Stein 2019; hours (SBC=...)
 	$(BIN)/reinfuse calibrate recovery --out recovery_out --resume --docs docs $(SBC)
 	$(BIN)/reinfuse calibrate stein --out stein_out --resume --docs docs $(SBC)
+
+notebooks: env  ## the notebooks with their outputs, into docs/notebooks; some minutes
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python docs/notebook_pages.py
 
 docs: env  ## the documentation, into docs/_build/html; a warning is an error
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html

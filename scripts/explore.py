@@ -58,13 +58,18 @@ def command(
     with progress("Getting ready", 1.0) as tick:  # the first answer compiles
         page.laboratory.answer(Choice())
         tick(1.0)
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    address = address_of(host, port)
     console.print(f"Serving {escape(str(run))} at {address}; Ctrl-C ends it.", highlight=False)
     if browser:
         import webbrowser
 
         threading.Timer(1.0, webbrowser.open, [address]).start()
     page.serve(host, port)
+
+
+def address_of(host: str, port: int) -> str:
+    """Address of the page; an IPv6 host stands in brackets (RFC 3986, section 3.2.2)."""
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
 if __name__ == "__main__":

@@ -65,7 +65,6 @@ def build() -> typer.Typer:
     """Gather the commands into one application."""
     app = typer.Typer(
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
         context_settings={"help_option_names": ["-h", "--help"]},

@@ -4,6 +4,7 @@ import logging
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,7 @@ from reinfuse.model.products import PRODUCTS
 from ..figures import style
 from ..retreatment.mechanisms import MECHANISMS
 from . import plots
+from .prognosis import Forecasts
 from .second_infusion import DAYS, MONTHS, PERCENTILES, SCENARIO_FILE, Answer, Choice, Laboratory
 from .views import ASSAYS, Views
 
@@ -42,6 +44,8 @@ SECOND_FIGURES: Final = {
     "cart": "CAR-T cells after the second infusion",
     "pfs2": "Free of progression after the second infusion",
 }
+#: Days on which a patient may be looked at, as options of the page; None: by all data.
+KNOWN: Final[dict[str, float | None]] = {"day 14": 14.0, "day 30": 30.0, "day 90": 90.0, "all data": None}
 EVERYBODY: Final = "the population"
 BINDER: Final = {"as the products are": None, "the same": True, "another": False}
 
@@ -82,6 +86,11 @@ class Page:
         """The run's folder as a word of a command line."""
         return shlex.quote(self.run)
 
+    @cached_property
+    def forecasts(self) -> Forecasts:
+        """Of the run's patients."""
+        return Forecasts(self.views.run, seed=self.laboratory.seed)
+
     def app(self) -> Dash:
         """The Dash application, not yet served."""
         app = Dash(__name__, title="reinfuse explore", update_title="", suppress_callback_exceptions=True)
@@ -97,6 +106,13 @@ class Page:
         _answering(app, ["vpc"], [Input("stratum", "value")], self._vpc)
         whose = [Input("whose", "value")]
         _answering(app, [*(f"fit_{assay}" for assay in ASSAYS), "risk"], whose, self._patient)
+        app.callback(
+            Output({"part": "graph", "name": "prognosis"}, "figure"),
+            Output("prognosis_words", "children"),
+            Output({"part": "command", "name": "prognosis"}, "children"),
+            *whose,
+            Input("known", "value"),
+        )(self._prognosis)
         _answering(app, ["drivers"], [Input("outcome", "value")], self._drivers)
         app.callback(
             *(Output({"part": "graph", "name": name}, "figure") for name in SECOND_FIGURES),
@@ -155,8 +171,13 @@ class Page:
         fits = [(f"fit_{assay}", style.assay_name(assay)) for assay in ASSAYS if assay in known]
         shown = [_figure(name, f"{words}: measured, and 50 and 95\u00a0% of curves", again) for name, words in fits]
         shown.append(_figure("risk", "Probability of progression since the latest infusion", again))
-        names = dict.fromkeys(self.views.patients, "")
-        return [_sides([_choice("whose", "Patient", {name: name for name in names})], shown)]
+        shown.append(_figure("prognosis", "Forecast: probability of progression, by what was known on a day", ""))
+        controls = [
+            _choice("whose", "Patient", {name: name for name in self.views.patients}),
+            _radio("known", "Forecast by what was known on", {words: words for words in KNOWN}, "all data"),
+            html.Div(id="prognosis_words", **{"aria-live": "polite"}),
+        ]
+        return [_sides(controls, shown)]
 
     def retreatment(self) -> list[Any]:
         """Sliders, and the second infusion beside none."""
@@ -214,6 +235,15 @@ class Page:
         words = "probability of progression"
         found.append(plots.figure(risk, x="days since the first infusion", y=words, y_range=(0, 1.02)))
         return found
+
+    def _prognosis(self, patient: str, known: str) -> tuple[plots.Figure, list[Any], str]:
+        day = KNOWN[known]
+        try:
+            found = self.forecasts.of(patient, day)
+        except ReinfuseError as fault:
+            return plots.prognosis(None), [html.P(str(fault), className="fault", role="alert")], ""
+        words = [html.P(sentence) for sentence in found.words]
+        return plots.prognosis(found.table), words, self.forecasts.command(self.name, patient, day, found.until)
 
     def _drivers(self, outcome: str) -> list[plots.Figure]:
         table, label = self.views.drivers

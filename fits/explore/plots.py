@@ -128,6 +128,17 @@ def free_of_progression(seen: pd.DataFrame, days: Floats, free: Floats) -> Figur
     return figure(traces, x="days since the first infusion", y="share free of progression", y_range=(0, 1.02))
 
 
+def prognosis(table: pd.DataFrame | None) -> Figure:
+    """Probability of progression by day, from `progression.csv` of a forecast; empty without one."""
+    traces: list[Trace] = []
+    if table is not None and not table.empty:
+        around = table[["low_95", "low_50", "high_50", "high_95"]].to_numpy().T
+        bands = np.insert(around, 2, table["probability"].to_numpy(), axis=0)
+        edges = ("2.5 % of draws", "25 % of draws", "", "75 % of draws", "97.5 % of draws")
+        traces = band(table["day"], bands, "mean of the draws", style.PURPLE, edges)
+    return figure(traces, x="days since the first infusion", y="probability of progression", y_range=(0, 1.02))
+
+
 def bars(rows: pd.DataFrame, label: str, *, most: int = 12) -> Figure:
     """Ranked bars with their intervals."""
     shown = rows.head(most).iloc[::-1]

@@ -17,7 +17,7 @@ from ..diagnosis.identifiability import WORDS
 from ..figures import style
 from ..figures.plates import Plate, draw_all
 from ..run import RunFolder
-from . import words
+from . import methods, words
 from .retreatment import Retreatment
 
 TEMPLATE: Final = "report.html.j2"
@@ -35,6 +35,7 @@ SECTIONS: Final = (
     ("retreatment", "Second infusions"),
     ("chains", "Chains"),
     ("limits", "Limits"),
+    ("methods", "Methods"),
     ("provenance", "Provenance"),
 )
 
@@ -149,6 +150,8 @@ def render(
         missing=findings.yardsticks.missing,
         comparison={"columns": columns, "rows": rows, "tie": tie},
         limits=words.limits(findings),
+        methods=methods.paragraph(findings),
+        works=methods.works(findings),
         provenance=_provenance_rows(findings.provenance),
     )
 

@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from reinfuse.fits.diagnosis import findings as findings_module
 from reinfuse.fits.figures.plates import draw_all
 from reinfuse.fits.hypotheses import standing
-from reinfuse.fits.report import words
+from reinfuse.fits.report import printing, words
 from reinfuse.fits.report.build import build_report, render
 from reinfuse.fits.report.retreatment import read_retreatment
 from reinfuse.model.errors import ReinfuseError
@@ -100,7 +101,7 @@ class TestPage:
     def test_all_sections_are_there(self, page):
         assert list(page.sections) == [
             "summary", "cohort", "diagnostics", "unmoved", "parameters", "fits", "checks", "yardsticks",
-            "variants", "chains", "limits", "provenance",
+            "variants", "chains", "limits", "methods", "provenance",
         ]  # fmt: skip
         assert all(text.strip() for text in page.sections.values())
 
@@ -203,6 +204,14 @@ class TestWords:
         assert "Draw more, by all means." in page.sections["diagnostics"]
         assert 'class="verdict bad"' in html
 
+    def test_methods_say_what_was_done_and_whose_it_is(self, page, found):
+        said = page.sections["methods"]
+        assert f"Measurements of {found.cohort.n_patients} patients" in said
+        assert f"{found.diagnostics.n_chains} chains of {found.diagnostics.n_draws} kept draws" in said
+        assert "seed 7" in said
+        for name, year in set(re.findall(r"\(?(?:M3, )?(\w+)(?: and others)? (20\d\d)\)", said)):
+            assert re.search(rf"{name}(?: and others)? {year}, ", said), f"{name} {year} is not among the works"
+
     def test_limits_say_what_the_cohort_lacks(self, page):
         assert "No patient of this cohort had a second infusion" in page.sections["limits"]
         assert "no serial M-protein" in page.sections["limits"]
@@ -281,6 +290,40 @@ class TestCommands:
         assert guarded(lambda: command(tmp_path)) == 2
         assert "not a run folder" in capsys.readouterr().err
         assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+class TestPrinting:
+    def test_without_a_browser_nothing_is_done_and_the_remedy_is_said(self, run, tmp_path, monkeypatch, capsys):
+        monkeypatch.setenv("PATH", str(tmp_path))
+        assert guarded(lambda: report.command(run.path, pdf=tmp_path / "report.pdf")) == 2
+        said = capsys.readouterr().err
+        assert "chromium" in said
+        assert "install one" in said
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.skipif(
+        all(shutil.which(name) is None for name in printing.BROWSERS), reason="no browser to print with"
+    )
+    def test_a_page_becomes_a_pdf_of_a4(self, html, tmp_path):
+        page = tmp_path / "page.html"
+        page.write_text(
+            re.sub(r"data:image/png;base64,[^\"]*", "data:,", html), encoding="utf-8"
+        )  # its words print faster
+        printing.print_pdf(page, tmp_path / "page.pdf")
+        content = (tmp_path / "page.pdf").read_bytes()
+        assert content.startswith(b"%PDF")
+        width, height = map(float, re.search(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", content).groups())
+        assert (width, height) == pytest.approx((595.3, 841.9), abs=1.0)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "page.pdf"]
+
+    def test_a_browser_that_does_not_print_is_told_of(self, tmp_path, monkeypatch):
+        broken = tmp_path / "chromium"
+        broken.write_text("#!/bin/sh\necho no display >&2\n")
+        broken.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+        with pytest.raises(ReinfuseError, match="no display"):
+            printing.print_pdf(tmp_path / "page.html", tmp_path / "page.pdf")
+        assert not (tmp_path / "page.pdf").exists()
 
 
 #: One white pixel.

@@ -1,9 +1,12 @@
 """`reinfuse explore`: the same numbers as `reinfuse retreat`, and the page in a real browser."""
 
 import os
+import shlex
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +15,9 @@ from rich.console import Console
 
 from reinfuse.fits.diagnosis.vpc import Vpc
 from reinfuse.fits.explore import plots
+from reinfuse.fits.explore.prognosis import Forecasts
 from reinfuse.fits.explore.second_infusion import ARMS, PATIENTS, SCENARIO_FILE, SECOND, Choice, Laboratory
+from reinfuse.fits.forecasting.answer import forecast
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.notice import NOTICE
 from reinfuse.scripts import explore
@@ -21,7 +26,14 @@ from reinfuse.scripts.retreat import retreat
 from ..fits import drawn_run, small_cohorts
 from . import browser
 
-FIGURES = {"": 2, "patient": 5, "retreatment": 3, "sensitivity": 1}
+FIGURES = {"": 2, "patient": 6, "retreatment": 3, "sensitivity": 1}
+#: Beginning of a button's label, the file that it saves, and how that begins.
+SAVED = [
+    ("PNG: Myeloma", "burden.png", b"\x89PNG"),
+    ("SVG: Myeloma", "burden.svg", b"<svg"),
+    ("Data (CSV): Myeloma", "burden.csv", b"series,x,y"),
+    (f"Save {SCENARIO_FILE}", SCENARIO_FILE, b"[[world]]"),
+]
 DRAWN = """
 const graphs = [...document.querySelectorAll(".js-plotly-plot")];
 return graphs.length === %d && graphs.every(graph => graph.data && graph.data.length && graph.querySelector("path"));
@@ -101,6 +113,34 @@ def test_without_dash_the_message_says_what_to_install(run, monkeypatch):
         explore.command(run.path)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_the_forecast_of_the_page_is_that_of_the_command_line(run, tmp_path):
+    known = 30.0
+    forecasts = Forecasts(run, seed=5)
+    patient = run.posterior()["posterior"]["patient"].to_numpy()[0]
+    shown = forecasts.of(patient, known)
+    words = shlex.split(forecasts.command(shlex.quote(str(run.path)), patient, known, shown.until))
+    said = forecast(
+        Path(words[2]), Path(words[3]), until=shown.until, out=tmp_path / "out", progress=lambda *_: nullcontext(int),
+        patient=patient, seen_until=known, with_benefit=False, seed=int(words[words.index("--seed") + 1]),
+    )  # fmt: skip
+    assert words[words.index("--seen-until") + 1] == "30"
+    assert "--seen-until" not in forecasts.command("run", patient, None, 400.0)
+    assert len(shown.table) > 10
+    pd.testing.assert_frame_equal(shown.table, said.tables["progression"])
+    assert forecasts.of(patient, known) is shown
+    assert (shown.table["probability"].diff()[1:] >= 0).all()
+    traces = plots.prognosis(shown.table)["data"]
+    np.testing.assert_array_equal(traces[-1]["y"], shown.table["probability"])
+
+
+@pytest.mark.parametrize(
+    ("host", "address"), [("127.0.0.1", "http://127.0.0.1:80/"), ("::1", "http://[::1]:80/"), ("me", "http://me:80/")]
+)
+def test_an_address_can_be_opened_as_it_is_printed(host, address):
+    assert explore.address_of(host, 80) == address
+
+
 @pytest.fixture(scope="module")
 def served(run, tmp_path_factory):
     """Address of the page."""
@@ -156,6 +196,24 @@ class TestPage:
         window.until("return document.getElementById('scenario').textContent.includes('days_after_progression = 90')")
         time.sleep(0.5)  # the scenario's text comes before the picture
         assert window.run(picture) != before
+        assert window.errors() == []
+
+    def test_the_buttons_save_files(self, window, served, tmp_path):
+        window.command("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+        window.open(served + "retreatment")
+        window.until(DRAWN % FIGURES["retreatment"])
+        for button, file, begins in SAVED:
+            window.run(
+                "[...document.querySelectorAll('button')].find(b => (b.ariaLabel || b.textContent).startsWith("
+                "arguments[0])).click()",
+                button,
+            )
+            end = time.monotonic() + 30
+            while not (tmp_path / file).is_file() and time.monotonic() < end:
+                time.sleep(0.05)
+            content = (tmp_path / file).read_bytes()
+            assert content.startswith(begins), file
+            assert len(content) > 200
         assert window.errors() == []
 
     def test_every_control_has_a_label(self, window, served):

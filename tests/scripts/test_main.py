@@ -17,7 +17,7 @@ from reinfuse.scripts._shell import ExitCode, NotTrusted, clock, guarded, progre
 HEAVY = {"numpy", "scipy", "pandas", "xarray", "numba", "pymc", "pytensor", "arviz", "matplotlib", "nutpie"}
 
 
-def reinfuse(*arguments: str) -> subprocess.CompletedProcess[str]:
+def reinfuse(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does."""
     return subprocess.run(
         [sys.executable, "-m", "reinfuse.scripts.main", *arguments],
@@ -25,7 +25,7 @@ def reinfuse(*arguments: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
         # a wide plain page, whatever the terminal of the person who runs the tests
-        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"},
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb", **environment},
     )
 
 
@@ -54,6 +54,27 @@ class TestApplication:
             subcommand = command.commands[name]
             assert subcommand.help, f"{name} has no help text"
             assert subcommand.epilog == NOTICE
+
+    @pytest.mark.parametrize(
+        ("typed", "offered"), [(["re"], ["retreat", "report"]), (["fit", "--th"], ["--thin"]), (["fit", "--xy"], [])]
+    )
+    def test_the_shell_completes_commands_and_options(self, typed, offered):
+        asked = {"COMP_WORDS": " ".join(["reinfuse", *typed]), "COMP_CWORD": str(len(typed))}
+        answer = reinfuse(**asked, _REINFUSE_COMPLETE="complete_bash")
+        assert answer.stdout.split() == offered, answer.stderr
+
+    def test_the_script_for_the_shell_is_shown_and_installed(self, tmp_path):
+        def typed(option):  # Typer asks which shell started it; `exit` keeps bash from stepping aside
+            words = ["bash", "-c", f"'{sys.executable}' -m reinfuse.scripts.main {option}; exit $?"]
+            environment = {**os.environ, "HOME": str(tmp_path)}
+            return subprocess.run(words, capture_output=True, text=True, check=True, env=environment).stdout
+
+        script = typed("--show-completion").strip()
+        assert "_REINFUSE_COMPLETE=complete_bash" in script
+        typed("--install-completion")
+        [installed] = (tmp_path / ".bash_completions").iterdir()
+        assert installed.read_text().strip() == script
+        assert str(installed) in (tmp_path / ".bashrc").read_text()
 
     def test_help_imports_nothing_heavy(self):
         program = (
