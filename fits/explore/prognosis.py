@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from ..forecasting.answer import doubts_of_run
 from ..forecasting.patient import pose_patient, read_patient
 from ..forecasting.posterior import posterior_of
 from ..forecasting.predictions import Predictions, days
@@ -84,7 +85,7 @@ class Forecasts:
         free = () if one.free_until is None else (one.free_until,)
         predictions = Predictions(posterior, days(until, *free))
         table = pd.DataFrame() if predictions.hazard is None else predictions.progression(until)
-        doubts = [f"Do not trust this forecast: {doubt}." for doubt in posterior.doubts]
+        doubts = [f"Do not trust this forecast: {doubt}." for doubt in (*posterior.doubts, *doubts_of_run(self.run))]
         if one.known is not None and not one.alike:
             words.append("The run has seen this patient's later data too; the forecast takes them out by weights.")
         return Prognosis(table, until, [*doubts, *words])

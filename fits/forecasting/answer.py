@@ -165,7 +165,7 @@ def forecast(
         tables["benefit"] = found.table
     elif not why_not:
         why_not = "none of the patient's draws progresses within the laboratory's follow-up"
-    doubts = [*posterior.doubts, *_of_the_run(opened_run)]
+    doubts = [*posterior.doubts, *doubts_of_run(opened_run)]
     changes = [] if earlier is None else earlier.changes(tables, patient=posed)
     name = opened_run.path.resolve().name
     text = words.summary(
@@ -215,7 +215,7 @@ def _laboratory(
         return None
 
 
-def _of_the_run(run: RunFolder) -> list[str]:
+def doubts_of_run(run: RunFolder) -> list[str]:
     """Whether the run itself is to be trusted."""
     found = run.diagnostics()
     if found.get("converged", False):

@@ -128,6 +128,10 @@ def test_the_forecast_of_the_page_is_that_of_the_command_line(run, tmp_path):
     assert "--seen-until" not in forecasts.command("run", patient, None, 400.0)
     assert len(shown.table) > 10
     pd.testing.assert_frame_equal(shown.table, said.tables["progression"])
+    assert [words for words in shown.words if "Do not trust" in words] == [
+        f"Do not trust this forecast: {doubt}." for doubt in said.doubts
+    ]
+    assert said.doubts  # the run of this test has no diagnostics
     assert forecasts.of(patient, known) is shown
     assert (shown.table["probability"].diff()[1:] >= 0).all()
     traces = plots.prognosis(shown.table)["data"]
