@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reinfuse.fits.retreatment import analysis, engine, scenarios
+from reinfuse.fits.retreatment import analysis, engine, pictures, scenarios
+from reinfuse.fits.retreatment.virtual_patients import from_prior
+from reinfuse.model.parameters import DAYS_PER_MONTH
 
 from .conftest import TEXT, toy, toy_population
 
@@ -44,3 +46,21 @@ def test_arms_come_in_the_order_of_the_file(tmp_path):
     rows = pd.concat(rows for _, _, rows in analysis.parts(found, file, ["patient"]))
     assert len(rows) == 120
     assert np.isclose(sum(analysis.present_weights(found, file).values()), 1.0)
+
+
+def test_trajectories_mark_every_progression_that_the_table_has(tmp_path):
+    file = scenarios.parse(
+        WORLD + '[[scenario]]\nname = "two"\nfirst.product = "ide-cel"\nsecond.product = "cilta-cel"\n'
+    )
+    products = [file.product(name) for name in file.product_names]
+    population = from_prior(rng=np.random.default_rng(0), products=products, n_draws=5, options="reference")
+    found = engine.run(file, population, patients=40, seed=1, path=tmp_path / "outcomes.parquet", cores=1)
+    rows = found.outcomes.read("two", "as assumed").query("infused and not failed and pfs_event_2 == 'progression'")
+    figure = pictures._examples(rows, file, population, "two", 1)["trajectories"]
+    marked = [line.get_xdata()[0] * DAYS_PER_MONTH for axes in figure.axes for line in axes.lines
+              if line.get_marker() == "X"]  # fmt: skip
+    assert len(marked) == 2 * pictures.SHOWN
+    first, second = np.array(marked).reshape(-1, 2).T
+    days = (rows["infusion_day"] + rows["pfs_days_2"]).to_numpy()
+    assert np.isin(first.round(1), rows["pfs_days_1"].to_numpy().round(1)).all()
+    assert np.isin(second.round(1), days.astype(float).round(1)).all()
