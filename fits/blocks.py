@@ -222,16 +222,16 @@ class Sampler:
 
     @property
     def slow(self) -> NDArray[np.int64]:
-        """Patients with short steps, the shortest first in line, and a few who rarely get away by jumps.
+        """Patients with short steps or who rarely get away by jumps: the shortest steps first, then the rarest jumps.
 
-        As many as the kernel has lanes, more of them in large cohorts; nobody where all steps are alike.
+        As many as the kernel has lanes at most, more of them in large cohorts.
         """
         step = self.steps.step
-        if not step.size or step.min() >= SHORT * np.median(step):
+        if not step.size:
             return np.empty(0, dtype=np.int64)
+        some = np.flatnonzero((step < SHORT * np.median(step)) | (self.copies > JUMPS))
         places = WIDTH * max(1, step.size // PER_LANES)
-        by_step = np.argsort(step, kind="stable")
-        first, others = np.split(by_step, [round(PLACES_BY_STEP * places)])
+        first, others = np.split(some[np.argsort(step[some], kind="stable")], [round(PLACES_BY_STEP * places)])
         seldom = others[np.argsort(-self.copies[others], kind="stable")]
         return np.sort(np.concatenate([first, seldom[: places - first.size]]))
 

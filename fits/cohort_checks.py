@@ -36,6 +36,9 @@ _UNIT = re.compile(r"\s*[(\[/_].*")  # as in TIME (days), DV [ng/mL]
 _TITLE_ROWS = 10  # in which the header is looked for
 _MISSING = frozenset({"", "."})
 _MISSING_COVARIATE = frozenset({"", ".", "na", "n/a", "nan"})
+#: Columns of NONMEM that make further or longer doses of a row; none of them is known here.
+DOSING = ("ADDL", "II", "SS", "RATE", "DUR")
+_NO_MORE = ("0", "0.0")
 
 _CENS_REMEDY = "write 1 (below LLOQ), -1 (above the upper limit), 0 or nothing"
 _EVID_REMEDY = "write 0 for an observation, 1 for an infusion"
@@ -623,6 +626,9 @@ def _covariates(checker: _Checker, patients: Mapping[str, Sequence[_Row]]) -> di
                 checker.fault(other, name, what, "keep one value per patient, or remove the column")
             if given and not _is_finite(values[patient]):
                 checker.fault(given[0], name, "not a finite number", "correct it or leave it empty")
+            if name.upper() in DOSING and (more := [row for row in given if checker.text(row, name) not in _NO_MORE]):
+                remedy = f"write every dose in a row of its own and remove {name}; rename it if it is a covariate"
+                checker.fault(more[0], name, "a dose that only NONMEM would give", remedy)
         found[name.lower()] = values
     return found
 

@@ -323,7 +323,7 @@ def _on_scarcity(scarce: pd.DataFrame, draws: int) -> list[str]:
         return []
     least = float(_least_ess(scarce).min())
     return [
-        f"Too few effective draws ({least:.0f}, wanted more than {MIN_ESS:.0f}) for {_names(scarce)}. The "
+        f"Too few effective draws ({least:.0f}, wanted more than {MIN_ESS:.0f}) for {_names(scarce)}. Of these the "
         f"chains agree, so longer ones will do: about --draws {draws} per chain."
     ]
 

@@ -104,10 +104,11 @@ class PatientPosterior:
         """Why these draws should not be trusted; empty if they may be."""
         said = []
         if not self.effective >= ENOUGH:
+            few, unlike = "the run has few draws; fit with more --draws", "the patient is unlike the run's population"
+            why = few if self.weight.size < ENOUGH else f"{unlike}; fit again with this patient in the cohort"
             said.append(
                 f"the forecast rests on {self.effective:.0f} effective draws of {self.weight.size}, fewer than "
-                f"{ENOUGH:.0f}: the patient is unlike the run's population, or the run has few draws. Fit with more "
-                "--draws, or fit again with this patient in the cohort"
+                f"{ENOUGH:.0f}: {why}"
             )
         if self.pareto_k > good_shape(self.weight.size):
             said.append(

@@ -161,10 +161,13 @@ class TestSlow:
         assert sampler.long_trajectories()[1] == 0
 
     def test_those_with_the_shortest_steps(self, sampler):
+        sampler.steps.step[2 * WIDTH :] = 0.39  # short too, but less so
         np.testing.assert_array_equal(sampler.slow, np.flatnonzero(self.SHORT))
+        sampler.steps.step[2:] = 0.5
+        np.testing.assert_array_equal(sampler.slow, [0, 1])
 
     def test_a_quarter_is_for_who_rarely_jumps(self, sampler):
-        sampler.copies[[3, WIDTH + 1, 2 * WIDTH, 2 * WIDTH + 1]] = 9, 7, 3, 8
+        sampler.copies[[3, WIDTH + 1, 2 * WIDTH, 2 * WIDTH + 1]] = 9, 7, 6, 8
         np.testing.assert_array_equal(sampler.slow, [0, 1, 2, 3, 4, 5, WIDTH + 1, 2 * WIDTH + 1])
 
     def test_they_are_moved(self, sampler, monkeypatch):

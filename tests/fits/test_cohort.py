@@ -122,6 +122,14 @@ class TestReading:
         covariates = read_cohort(written(tmp_path, content)).covariates
         assert covariates["bridging"].to_dict() == {"P1": "none", "P2": "55"}
 
+    @pytest.mark.parametrize("name", ["ADDL", "ii", "Rate"])
+    def test_doses_that_only_nonmem_would_give_are_no_covariate(self, tmp_path, name):
+        content = text().replace(",age", f",{name}")
+        with pytest.raises(CohortError, match="row of its own and remove"):
+            read_cohort(written(tmp_path, content))
+        none = content.replace(",61\n", ",0\n").replace(",55\n", ",\n")
+        assert read_cohort(written(tmp_path, none)).covariates.shape == (2, 1)
+
     def test_no_covariates(self, tmp_path):
         cohort = cohort_from_frame(frame(text()).drop(columns="age"))
         assert cohort.covariates.shape == (2, 0)
