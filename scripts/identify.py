@@ -238,6 +238,7 @@ def _figures(
             best=[one.best for one in profiles],
             low=[one.low for one in profiles],
             high=[one.high for one in profiles],
+            readable=[one.readable for one in profiles],
             threshold=profiles[0].threshold,
             logs=[found.logs[i] for i in at],
             posterior=[(float(found.centre[i]), float(np.sqrt(found.found[i, i]))) for i in at],

@@ -27,6 +27,7 @@ def profile_curves(
     best: Sequence[float],
     low: Sequence[float],
     high: Sequence[float],
+    readable: Sequence[bool],
     threshold: float,
     logs: Sequence[bool],
     posterior: Sequence[tuple[float, float]],
@@ -42,6 +43,8 @@ def profile_curves(
         (k,) of each; values on the transformed scale.
     best, low, high
         Of each; an infinite limit is open.
+    readable
+        Whether the integrals' error lets the limits of each mean anything; the others are said to be none, in grey.
     threshold
         Drop at the limits.
     logs
@@ -59,17 +62,18 @@ def profile_curves(
             panel.fill_between(
                 grid, 0.9 * top * np.exp(-0.5 * ((grid - mean) / sd) ** 2), color=colour, alpha=alpha, lw=0
             )
-        panel.plot(x, y, "o", color=style.BLUE, markersize=3)
-        panel.plot(*_smooth(x, y), color=style.BLUE)
+        colour = style.BLUE if readable[k] else style.GREY
+        panel.plot(x, y, "o", color=colour, markersize=3)
+        panel.plot(*_smooth(x, y), color=colour)
         panel.axhline(threshold, color=style.VERMILION, linewidth=0.9, linestyle="--")
         for limit in (low[k], high[k]):
-            if np.isfinite(limit):
+            if readable[k] and np.isfinite(limit):
                 panel.axvline(limit, color=style.VERMILION, linewidth=0.8, linestyle=":")
         panel.set_ylim(0.0, top)
         middle, sd = prior[k]
         panel.set_xlim(min(x.min(), middle - 2.2 * sd), max(x.max(), middle + 2.2 * sd))
         _natural(panel, logs[k])
-        panel.set_title(names[k] + _openness(low[k], high[k]))
+        panel.set_title(names[k] + (_openness(low[k], high[k]) if readable[k] else ": not to be read"))
         if k % 2 == 0:
             panel.set_ylabel("2 × loss of log-likelihood")
     figure.suptitle("Profile likelihood: everything else gives way")

@@ -13,7 +13,7 @@ the maximum is the quantile of chi-squared with one degree of freedom. Where the
 `WIDEST` prior sds the limit is open.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -133,9 +133,14 @@ class Profile:
     error: float = float("nan")
 
     @property
+    def readable(self) -> bool:
+        """Whether the integrals' error, where it is known, lets limits mean anything."""
+        return not self.error > TRUSTED
+
+    @property
     def words(self) -> str:
         """What the limits say."""
-        if self.error > TRUSTED:
+        if not self.readable:
             return f"not to be read: the integrals' error is {self.error:.1f} in a drop; ask for more points"
         if np.isfinite(self.low) and np.isfinite(self.high):
             return "limited on both sides"
@@ -187,11 +192,13 @@ class Profiler:
             search.again()
             self._walk(search, points, side, threshold)
             tick(0.45)
-        value = np.array(sorted(points))
-        height = np.array([points[x] for x in value])
+        search.again()
+        highest = _vertex(*_sorted(points))
+        points.setdefault(highest, search.best(highest))
+        value, height = _sorted(points)
+        best, top = float(value[np.argmax(height)]), float(height.max())
         curve = PchipInterpolator(value, height) if value.size > 1 else lambda x: np.full(np.shape(x), height[0])
         fine = np.linspace(value[0], value[-1], 2001)
-        best, top = _top(value, height)
 
         def beyond(x: float) -> float:
             return float(2.0 * (top - curve(x)) - threshold)
@@ -275,17 +282,20 @@ class _Search:
         return -float(found.fun)
 
 
-def _top(value: Floats, height: Floats) -> tuple[float, float]:
-    """The highest point, by a parabola through the three around the highest."""
+def _sorted(points: Mapping[float, float]) -> tuple[Floats, Floats]:
+    """Values, rising, and the heights there."""
+    value = np.array(sorted(points))
+    return value, np.array([points[x] for x in value])
+
+
+def _vertex(value: Floats, height: Floats) -> float:
+    """Where the highest point is, by a parabola through the three around the highest."""
     k = int(np.argmax(height))
     if not 0 < k < value.size - 1:
-        return float(value[k]), float(height[k])
+        return float(value[k])
     x, y = value[k - 1 : k + 2] - value[k], height[k - 1 : k + 2]
-    a, b, c = np.linalg.solve(np.vander(x, 3), y)
-    if a >= 0:
-        return float(value[k]), float(height[k])
-    shift = float(np.clip(-b / (2.0 * a), x[0], x[2]))
-    return float(value[k]) + shift, float(max(a * shift**2 + b * shift + c, height[k]))
+    a, b, _ = np.linalg.solve(np.vander(x, 3), y)
+    return float(value[k]) + (float(np.clip(-b / (2.0 * a), x[0], x[2])) if a < 0 else 0.0)
 
 
 def _limit(beyond: Callable[[float], float], fine: Floats, best: float, side: int) -> float:

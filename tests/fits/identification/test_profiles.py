@@ -155,6 +155,21 @@ def test_given_the_spreads_it_is_a_parabola_with_limits_that_can_be_written_down
     assert found.words == "limited on both sides"
 
 
+def test_where_it_bends_sharply_the_best_is_a_point_and_nothing_lies_above_it():
+    """A parabola through three points would promise more there than the likelihood has."""
+
+    def bent(h: np.ndarray) -> tuple[float, np.ndarray]:
+        beyond = max(h[0] - 0.5, 0.0)
+        value = 0.1 * h[0] - 40.0 * beyond**2 - 0.5 * h[1] ** 2
+        return value, np.array([0.1 - 80.0 * beyond, -h[1]])
+
+    wide = {"prior_mean": np.zeros(2), "prior_sd": np.ones(2), "centre": np.zeros(2), "covariance": np.eye(2)}
+    found = Profiler(bent, **wide).profile("x", 0)
+    assert found.drop.min() == 0.0
+    assert found.best == found.value[np.argmin(found.drop)]
+    assert 2.0 * (bent(np.array([0.5, 0.0]))[0] - bent(np.array([found.best, 0.0]))[0]) < 0.2
+
+
 def test_spreads_have_profiles_too():
     """Highest where the gradient by the spread vanishes with everything else at its best."""
     model = Linear(n=40)
