@@ -205,7 +205,7 @@ def main() -> None:
             f"{found['min_ess_tail']:.0f}, {found['sampling']:.0f} s of sampling"
         )
         PAGE.write_text(table(records))
-        if any(r["simulated"] for r in records):
+        if len({r["patients"] for r in records if r["simulated"]}) > 1:
             picture(records).savefig(PICTURE, dpi=150)
 
 
