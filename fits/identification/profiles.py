@@ -182,19 +182,17 @@ class Profiler:
         self.prior_mean, self.prior_sd = prior_mean, prior_sd
         self.centre, self.covariance = centre, covariance
 
-    def profile(self, name: str, place: int, tick: Callable[[float], None] = lambda _: None) -> Profile:
+    def profile(self, name: str, place: int) -> Profile:
         """Profile the population value at a place of the population vector."""
         threshold = float(chi2.ppf(LEVEL, 1))
         search = _Search(self, place)
         points: dict[float, float] = {search.centre: search.best(search.centre)}
-        tick(0.1)
         for side in (-1.0, 1.0):
             search.again()
             self._walk(search, points, side, threshold)
-            tick(0.45)
-        search.again()
-        highest = _vertex(*_sorted(points))
-        points.setdefault(highest, search.best(highest))
+        if (highest := _vertex(*_sorted(points))) not in points:
+            search.again()
+            points[highest] = search.best(highest)
         value, height = _sorted(points)
         best, top = float(value[np.argmax(height)]), float(height.max())
         curve = PchipInterpolator(value, height) if value.size > 1 else lambda x: np.full(np.shape(x), height[0])
