@@ -6,6 +6,7 @@ patients (Monte Carlo error, draws as clusters), and, in a mixture, which world 
 more than once, so that a million of them are no matter.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -217,15 +218,15 @@ def between(hits: Floats, size: Floats) -> BetaBinomial:
     return BetaBinomial(mean=float(found.value), correlation=float(found.correlation))
 
 
-class _Mixture:
+class _Mixture(ABC):
     """What a share and a mean over worlds have in common."""
 
     value: float
     error: float
     n: int
 
-    def _quantile(self, p: float) -> float:
-        raise NotImplementedError
+    @abstractmethod
+    def _quantile(self, p: float) -> float: ...
 
     def estimate(self, level: float) -> Estimate:
         """The value with the interval of the mixture, within its bounds."""
