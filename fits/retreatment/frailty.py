@@ -95,7 +95,8 @@ class Decomposition:
         Correlation over the patients of all draws together, which holds ignorance about the population too.
     candidates, patients, failures : int
         Virtual patients treated once; those whose correlation is looked at; second courses left out because they
-        could not be solved or M-protein was not measurable at the second infusion.
+        could not be solved or M-protein was not measurable at the second infusion. Each simulation leaves out its own;
+        these are those of the full one.
     responders : bool
         Whether only those count who had responded to the first product.
     """
@@ -179,9 +180,10 @@ def decompose(
         tick(1 / steps)
     before_therapy = _days(twice.second(twice.scenario.later[0].model_copy(update={"apheresis": "banked"})))
     tick(1 / steps)
-    known = np.isfinite(np.column_stack([*pfs.values(), before_therapy])).all(axis=1)
 
-    def rung(label: str, whose: str, second: Floats, of: Later = twice, there: Flags = known) -> _Rung:
+    def rung(label: str, whose: str, second: Floats, of: Later = twice) -> _Rung:
+        # Whose second course can be judged in this one; to be judged in all, own and other parts would have to suit.
+        there = np.isfinite(second)
         first, draw = _days(of.outcome)[there], of.virtual.draw[there]
         return _Rung(label, whose, within_draws(first, second[there], draw, population.n_draws), draw)
 
@@ -189,10 +191,11 @@ def decompose(
     for label, names in SWITCHED_OFF.items():
         without = _treated_twice(work.without(names), arm, responders)
         second = _days(without.second())
-        rungs.append(rung(label, "everything", second, without, np.isfinite(second)))
+        rungs.append(rung(label, "everything", second, without))
         tick(2 / steps)
     rungs.append(rung(BANKED, "everything", before_therapy))
     rungs += [rung(label, _named(coalition), pfs[coalition]) for label, coalition in LADDER.items()]
+    known = np.isfinite(pfs[EVERYTHING])
     worth = {coalition: rung("", "", second).correlations for coalition, second in pfs.items()}
     return Decomposition(
         ladder=_ladder(rungs, level),
