@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from reinfuse.fits.retreatment.engine import Experiment
     from reinfuse.fits.retreatment.scenarios import ScenarioFile
     from reinfuse.fits.retreatment.virtual_patients import SampledPopulation
+    from reinfuse.fits.run import RunFolder
 
 
 #: Measures of the printed table, with their short names.
@@ -172,17 +173,20 @@ def retreat(
     from reinfuse.fits.retreatment.analysis import analyse
     from reinfuse.fits.retreatment.pictures import draw
     from reinfuse.fits.retreatment.scenarios import load
+    from reinfuse.fits.run import RunFolder
 
     started = time.monotonic()
+    fitted = None if run is None else RunFolder.open(run)
+    if fitted is not None:
+        fitted.register_products()  # scenarios may name them
     file = load(scenarios)
-    population = _population(run, file, patient, draws, seed, options)
+    population = _population(fitted, file, patient, draws, seed, options)
     file = file.without(population.lacking)
     weighed: list[str] = []
-    if run is not None and weights is not None:
+    if fitted is not None and weights is not None:
         from reinfuse.fits.retreatment.world_weights import weigh
-        from reinfuse.fits.run import RunFolder
 
-        cohort = str(RunFolder.open(run).provenance["cohort_sha256"])
+        cohort = str(fitted.provenance["cohort_sha256"])
         file, weighed = weigh(file, weights, cohort=cohort, lacking=population.lacking)
     place = folder.prepare(out, force=force)
     unfinished = place / folder.UNFINISHED_FILE
@@ -214,7 +218,7 @@ def retreat(
             tables=found.tables,
             figures=figures,
             provenance={
-                **_provenance(run, population, seed),
+                **_provenance(fitted, population, seed),
                 "scenarios": file.model_dump(exclude={"products"}),
                 "scenario_file": "bundled" if scenarios is None else scenarios.name,
                 "patients": patients,
@@ -245,28 +249,23 @@ def retreat(
 
 
 def _population(
-    run: Path | None, file: "ScenarioFile", patient: str | None, draws: int, seed: int, options: Options
+    run: "RunFolder | None", file: "ScenarioFile", patient: str | None, draws: int, seed: int, options: Options
 ) -> "SampledPopulation":
+    products = [file.product(name) for name in file.product_names]
     if run is not None:
         from reinfuse.fits.retreatment.real_patient import population_of
-        from reinfuse.fits.run import RunFolder
 
-        folder = RunFolder.open(run)
-        folder.register_products()
-        products = [file.product(name) for name in file.product_names]
-        return population_of(folder, products=products, n_draws=draws, seed=seed, patient=patient)
+        return population_of(run, products=products, n_draws=draws, seed=seed, patient=patient)
     from reinfuse.fits.retreatment.virtual_patients import from_prior, population_rng
 
-    products = [file.product(name) for name in file.product_names]
     return from_prior(rng=population_rng(seed), products=products, n_draws=draws, options=options.value)
 
 
-def _provenance(run: Path | None, population: "SampledPopulation", seed: int) -> dict[str, Any]:
+def _provenance(run: "RunFolder | None", population: "SampledPopulation", seed: int) -> dict[str, Any]:
     from reinfuse.fits.result_folder import origin
-    from reinfuse.fits.run import RunFolder
 
     return {
-        **origin(None if run is None else RunFolder.open(run), seed),
+        **origin(run, seed),
         "source": population.source,
         "options": population.options,
         "variant": population.variant.name,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from reinfuse.fits.retreatment.virtual_patients import SampledPopulation
+    from reinfuse.fits.run import RunFolder
     from reinfuse.fits.sensitivity.designs import Design
     from reinfuse.fits.sensitivity.inputs import Inputs
     from reinfuse.fits.sensitivity.study import Found
@@ -217,9 +218,12 @@ def sensitivity(
     units = samples or SAMPLES.get(method, ROWS)
     if units & (units - 1):
         raise ReinfuseError(f"--samples is {units}; give a power of 2, such as {1 << units.bit_length()}")
+    fitted = None if run is None else RunFolder.open(run)
+    if fitted is not None:
+        fitted.register_products()  # scenarios may name them
     file = load(scenarios)
     chosen = _scenario(file.scenarios, scenario)
-    inputs, population, table = _inputs(run, cohort, file, spread, options, draws, seed)
+    inputs, population, table = _inputs(fitted, cohort, file, spread, options, draws, seed)
     inputs = inputs.only(vary or [])
     design = Design(method.value, inputs, seed=seed, second_order=second_order, dependence=dependence.value)
     looked_at = _worlds(file.worlds, worlds or [])
@@ -249,7 +253,7 @@ def sensitivity(
         found=found,
         figures=draw(found, design),
         provenance={
-            **result_folder.origin(None if run is None else RunFolder.open(run), seed),
+            **result_folder.origin(fitted, seed),
             **recipe,
             "units": found.units,
             "runs": found.runs,
@@ -303,12 +307,11 @@ def _worlds(known: Any, names: list[str]) -> tuple[Any, ...]:
 
 
 def _inputs(
-    run: Path | None, cohort: Path | None, file: Any, spread: Spread, options: Options, draws: int, seed: int
+    run: "RunFolder | None", cohort: Path | None, file: Any, spread: Spread, options: Options, draws: int, seed: int
 ) -> "tuple[Inputs, SampledPopulation | None, Any]":
     import numpy as np
 
     from reinfuse.fits.retreatment.virtual_patients import from_prior, from_run
-    from reinfuse.fits.run import RunFolder
     from reinfuse.fits.sensitivity.inputs import TABULATED, from_cohort, from_population
 
     extinction = file.settings.extinction
@@ -319,7 +322,7 @@ def _inputs(
     if run is None:
         population = from_prior(rng=rng, products=products, n_draws=TABULATED, options=options.value)
     else:
-        population = from_run(RunFolder.open(run), rng=rng, products=products, n_draws=draws)
+        population = from_run(run, rng=rng, products=products, n_draws=draws)
     found = from_population(population, rng=other, spread=spread.value, extinction=extinction)
     return found, population, population.options
 

@@ -461,13 +461,23 @@ scfv = "humanised"
 source = "ASSUMED"
 """
 
+WITH_OWN_PRODUCT = """
+[[world]]
+name = "as assumed"
+
+[[scenario]]
+name = "the same again"
+first.product = "own-cel"
+second.product = "own-cel"
+"""
+
 
 class TestProductsOfOnesOwn:
     """In processes of their own: a product is registered for the life of a process."""
 
     def run(self, *words):
         return subprocess.run(
-            [sys.executable, "-m", "reinfuse.scripts.main", "fit", *map(str, words)],
+            [sys.executable, "-m", "reinfuse.scripts.main", *map(str, words)],
             capture_output=True,
             text=True,
             check=False,
@@ -479,11 +489,21 @@ class TestProductsOfOnesOwn:
         table, products = tmp_path / "cohort.csv", tmp_path / "own.toml"
         rows.to_csv(table, index=False)
         products.write_text(OWN_PRODUCT)
-        refused = self.run(table, "--out", tmp_path / "refused", *SHORT)
+        refused = self.run("fit", table, "--out", tmp_path / "refused", *SHORT)
         assert refused.returncode == ExitCode.BAD_INPUT
         assert "own-cel" in refused.stderr
         assert not (tmp_path / "refused").exists()
-        done = self.run(table, "--out", tmp_path / "run", "--products", products, *SHORT)
+        done = self.run("fit", table, "--out", tmp_path / "run", "--products", products, *SHORT)
         assert done.returncode == ExitCode.NOT_TRUSTED, done.stderr
         labels = RunFolder.open(tmp_path / "run").posterior()["posterior"]["population"]["parameter"].to_numpy()
         assert "aT:own-cel" in labels
+        scenarios = tmp_path / "scenarios.toml"
+        scenarios.write_text(WITH_OWN_PRODUCT)
+        for command, *words in (
+            ("retreat", "--patients", 20, "--no-explain"),
+            ("sensitivity", "--outcome", "benefit", "--samples", 16),
+        ):
+            out = tmp_path / command
+            answered = self.run(command, tmp_path / "run", "--scenarios", scenarios, "--out", out, "--cores", 2, *words)
+            assert answered.returncode == ExitCode.DONE, answered.stderr
+            assert "own-cel" in (out / "run.json").read_text()
