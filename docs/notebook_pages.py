@@ -1,7 +1,8 @@
 """Run the notebooks and write them with their outputs, as pages of the documentation: `make notebooks`.
 
-The notebooks share one folder, in which `fitting` leaves the run that others go on from. nbconvert would bring a dozen
-packages for what is fences and pictures here.
+A cell that shows a picture says in its metadata (``:alt:``) what is on it. The notebooks share one folder, in which
+`fitting` leaves the run that others go on from. nbconvert would bring a dozen packages for what is fences and pictures
+here.
 """
 
 import base64
@@ -50,7 +51,7 @@ def page(name: str, notebook: NotebookNode) -> tuple[str, dict[str, bytes]]:
             if "image/png" in data:
                 file = f"{name}_{len(pictures) + 1}.png"
                 pictures[file] = small(base64.b64decode(data["image/png"]))
-                parts.append(f"![{file.removesuffix('.png')}]({file})")
+                parts.append(f"![{cell.metadata['alt']}]({file})")
             elif "<table" in (shown := data.get("text/html", "")):
                 tables.append(shown[shown.index("<table") : shown.index("</table>")] + "</table>")
             else:

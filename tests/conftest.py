@@ -1,6 +1,10 @@
 """Fixtures that every folder of tests may use."""
 
 import os
+import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -31,3 +35,41 @@ def shared() -> Path:
             pytest.fail(f"{reason}; CI must have it", pytrace=False)
         pytest.skip(reason)
     return folder
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """Address of a scheduler on loopback with two workers, and the workers' processes."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*words: str) -> subprocess.Popen[bytes]:
+        log = (tmp_path / f"{words[0]}{len(started)}.log").open("wb")
+        command = [sys.executable, "-W", "ignore", "-m", "distributed.cli.dask_" + words[0], *words[1:]]
+        started.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=tmp_path))
+        log.close()
+        return started[-1]
+
+    start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+    address = ""
+    for _ in range(600):
+        found = re.search(rb"tcp://127\.0\.0\.1:\d+", (tmp_path / "scheduler0.log").read_bytes())
+        if found:
+            address = found[0].decode()
+            break
+        time.sleep(0.1)
+    assert address, (tmp_path / "scheduler0.log").read_text()
+    options = (
+        "--no-nanny",
+        "--nthreads",
+        "1",
+        "--no-dashboard",
+        "--host",
+        "127.0.0.1",
+        "--local-directory",
+        str(tmp_path),
+    )
+    workers = [start("worker", address, *options) for _ in range(2)]
+    yield address, workers
+    for process in reversed(started):
+        process.kill()
+        process.wait()

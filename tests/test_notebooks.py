@@ -1,6 +1,7 @@
 """Every notebook runs from clean on bundled data, and says what it is."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -74,5 +75,7 @@ def test_the_page_in_the_docs_shows_the_notebook_as_it_is(name):
     bare, _ = notebook_pages.page(name, notebook)
     assert [part for part in bare.split("\n\n") if part not in text] == []
     pictures = list(notebook_pages.PAGES.glob(f"{name}_*.png"))
-    assert len(pictures) == text.count("![") >= 2
+    told = [cell.metadata["alt"] for cell in notebook.cells if "alt" in cell.metadata]
+    assert re.findall(r"!\[(.*?)\]", text) == told
+    assert len(pictures) == len(told) >= 2
     assert max(path.stat().st_size for path in pictures) < LARGEST_PNG

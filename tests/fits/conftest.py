@@ -1,10 +1,5 @@
 """Two small cohorts, posed once: every test of a fit shares their two kernels."""
 
-import re
-import subprocess
-import sys
-import time
-
 import numpy as np
 import pytest
 
@@ -38,41 +33,3 @@ def explored(one_infusion) -> Coordinates:
     from reinfuse.fits.geometry import prepare
 
     return prepare(one_infusion.problem, one_infusion.density, one_infusion.layout, np.random.default_rng(1))
-
-
-@pytest.fixture
-def cluster(tmp_path):
-    """Address of a scheduler on loopback with two workers, and the workers' processes."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(*words: str) -> subprocess.Popen[bytes]:
-        log = (tmp_path / f"{words[0]}{len(started)}.log").open("wb")
-        command = [sys.executable, "-W", "ignore", "-m", "distributed.cli.dask_" + words[0], *words[1:]]
-        started.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=tmp_path))
-        log.close()
-        return started[-1]
-
-    start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
-    address = ""
-    for _ in range(600):
-        found = re.search(rb"tcp://127\.0\.0\.1:\d+", (tmp_path / "scheduler0.log").read_bytes())
-        if found:
-            address = found[0].decode()
-            break
-        time.sleep(0.1)
-    assert address, (tmp_path / "scheduler0.log").read_text()
-    options = (
-        "--no-nanny",
-        "--nthreads",
-        "1",
-        "--no-dashboard",
-        "--host",
-        "127.0.0.1",
-        "--local-directory",
-        str(tmp_path),
-    )
-    workers = [start("worker", address, *options) for _ in range(2)]
-    yield address, workers
-    for process in reversed(started):
-        process.kill()
-        process.wait()

@@ -134,6 +134,18 @@ class TestIdentify:
             assert (out / name).read_bytes() == (identified[0] / name).read_bytes()
         assert not kept.parent.exists()
 
+    @pytest.mark.slow
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+    def test_a_cluster_gives_the_same_bytes(self, run, identified, designed, tmp_path, cluster):
+        address, _ = cluster
+        identify(
+            run=run.path, out=tmp_path / "i", chosen=["rho"], points=16, draws=4, cluster=address, console=console()
+        )
+        wanted = {"designs": designed[2], "populations": 4, "benefit": False}
+        compare(run=run.path, out=tmp_path / "d", cluster=address, console=console(), **wanted)
+        for (before, _, *_), name, file in ((identified, "i", "profiles.csv"), (designed, "d", "parameters.csv")):
+            assert (tmp_path / name / file).read_bytes() == (before / file).read_bytes()
+
     def test_a_run_that_did_not_converge_is_saved_and_ends_with_code_3(self, doubtful, tmp_path, capsys):
         out = tmp_path / "o"
         assert guarded(lambda: identify_command(doubtful.path, out, profiles=False, draws=2)) == ExitCode.NOT_TRUSTED
