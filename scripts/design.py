@@ -150,9 +150,9 @@ def compare(
     if patients is not None:
         same = [one.model_copy(update={"patients": patients}) for one in file.design]
         file = file.model_copy(update={"design": same})
+    opened = None if run is None else Reopened.of(RunFolder.open(run))  # scenarios may name its products
     scenario = second.scenario(scenarios) if benefit else None
     place = result_folder.prepare(out, kind=KIND, parts=PARTS, resume=resume, force=force)
-    opened = None if run is None else Reopened.of(RunFolder.open(run))
     if opened is not None:
         variant = str(opened.run.provenance.get("variant", variant))
     rng, patients_rng, draws_rng, resampling = np.random.default_rng(seed).spawn(4)
