@@ -31,7 +31,10 @@ from .cohort_terms import (
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
-_BELOW = re.compile(r"[<≤]\s*=?\s*(.+)")
+_BEYOND = re.compile(r"([<≤>≥])\s*=?\s*(.+)")
+_NOT_FOUND = re.compile(
+    r"[<≤]?\s*(ll?oq|ll?od|blq|bql|blod|n\.?\s?d\.?|neg\.?|negative?|not detected|undetectable)", re.IGNORECASE
+)
 _UNIT = re.compile(r"\s*[(\[/_].*")  # as in TIME (days), DV [ng/mL]
 _TITLE_ROWS = 10  # in which the header is looked for
 _MISSING = frozenset({"", "."})
@@ -54,6 +57,19 @@ class HasDose(Protocol):
     @property
     def dose(self) -> float:
         """Reference dose, CAR+ cells."""
+
+
+def _censored(text: str) -> str:
+    """How to write a measurement that says on which side of a limit it lies; empty if the text does not."""
+    if _NOT_FOUND.fullmatch(text):
+        return "for a value below the limit write the limit in DV and 1 in CENS"
+    if (found := _BEYOND.fullmatch(text)) is None:
+        return ""
+    below, limit = found[1] in "<≤", found[2].strip().replace(",", ".")
+    written = limit if _NUMBER.fullmatch(limit) else "the limit"
+    return (
+        f"for a value {'below' if below else 'above'} the limit write {written} in DV and {1 if below else -1} in CENS"
+    )
 
 
 @dataclass
@@ -117,17 +133,12 @@ class _Checker:
         if _NUMBER.fullmatch(text) and math.isfinite(float(text)):
             return float(text)
         row.bad.add(column)
-        below = _BELOW.fullmatch(text)
         if _NOT_FINITE.fullmatch(text) or _NUMBER.fullmatch(text):
             self.fault(row, column, "not a finite number", remedy)
         elif _DECIMAL_COMMA.fullmatch(text):
             self.decimal_commas.append((row, column))
-        elif column == "DV" and below:
-            limit = below[1].strip()
-            remedy = f"for a value below the limit write {limit} in DV and 1 in CENS"
-            self.fault(row, column, "not a number", remedy)
         else:
-            self.fault(row, column, "not a number", remedy)
+            self.fault(row, column, "not a number", _censored(text) or remedy if column == "DV" else remedy)
         return math.nan
 
     def report_decimal_commas(self) -> None:

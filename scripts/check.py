@@ -27,6 +27,8 @@ def command(
 
     A fault reads `file:row:column: what, value seen; what to do` (the header is row 1). With faults the exit
     code is 2.
+
+    Examples: `reinfuse check cohort.csv`, `reinfuse check cohort.csv --products own.toml`
     """
     from rich.console import Console
 

@@ -39,6 +39,8 @@ def command(
 
     `leipzig`: the BCMA CAR-T cohort of Fandrei et al. 2024; SRC holds `kinetics_long.csv` and `patients.csv`.
     Says what was dropped or censored and why; writes nothing if anything is wrong.
+
+    Example: `reinfuse convert leipzig published --out cohort.csv`
     """
     if out.exists() and not force:
         raise ReinfuseError(f"{out} exists already; choose another name or add --force")

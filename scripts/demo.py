@@ -21,6 +21,8 @@ def command(
     """Do the whole job on the bundled cohort: check, fit, second infusions, sensitivity, report.
 
     The cohort is synthetic: simulated from the model, with the visits and assays of a real study.
+
+    Examples: `reinfuse demo --out demo`, `reinfuse demo --quick --out demo`
     """
     import sys
 

@@ -155,7 +155,9 @@ def compare(
     place = result_folder.prepare(out, kind=KIND, parts=PARTS, resume=resume, force=force)
     if opened is not None:
         variant = str(opened.run.provenance.get("variant", variant))
-    rng, patients_rng, draws_rng, resampling = np.random.default_rng(seed).spawn(4)
+    rng, patients_rng, draws_rng, resampling = (
+        np.random.default_rng(each) for each in np.random.SeedSequence(seed, spawn_key=(2**31 + 4,)).spawn(4)
+    )  # apart from virtual patients, numbered from 0
     instrument = Instrument(pose_designs(file, variant=variant))
     if opened is None:
         knowledge = Knowledge.of_prior(instrument, populations, rng)

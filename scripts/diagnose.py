@@ -25,6 +25,8 @@ def command(
     """Judge a run: convergence, identifiability, predictive checks, yardsticks.
 
     Writes `diagnostics.json`, `summary.csv` and `figures/` into the run. Exit code 3 if it did not converge.
+
+    Examples: `reinfuse diagnose run`, `reinfuse diagnose run --svg`
     """
     from rich.console import Console
 

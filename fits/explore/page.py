@@ -1,5 +1,6 @@
 """The page: four views in the browser, served on loopback, every figure with its data and its command line."""
 
+import json
 import logging
 import shlex
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from reinfuse.model.notice import NOTICE
 from reinfuse.model.products import PRODUCTS
 
 from ..figures import style
+from ..result_folder import RUN_FILE
 from ..retreatment.mechanisms import MECHANISMS
 from . import plots
 from .prognosis import Forecasts
@@ -213,7 +215,7 @@ class Page:
         outcomes = {name: name for name in dict.fromkeys(table["outcome"])}
         again = f"reinfuse identify {self.name} --out known"
         if self.views.sensitivity is not None:
-            again = f"reinfuse sensitivity {self.name} --out {shlex.quote(self.views.sensitivity.name)}"
+            again = json.loads((self.views.sensitivity / RUN_FILE).read_text(encoding="utf-8"))["command"]
         shown = [_figure("drivers", "What the outcome depends on", again)]
         return [_sides([_radio("outcome", "Outcome", outcomes, next(iter(outcomes)))], shown)]
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..forecasting.answer import doubts_of_run
 from ..forecasting.patient import pose_patient, read_patient
-from ..forecasting.posterior import posterior_of
+from ..forecasting.posterior import forecast_rngs, posterior_of
 from ..forecasting.predictions import Predictions, days
 from ..reopened import Reopened
 from ..run import RunFolder
@@ -80,8 +80,7 @@ class Forecasts:
         words = [f"By {one.rows} records until day {one.last_day:g}."]
         if one.progressed_on is not None:
             return Prognosis(pd.DataFrame(), until, [f"{patient} progressed on day {one.progressed_on:g}.", *words])
-        rng = np.random.default_rng(np.random.SeedSequence(self.seed).spawn(2)[0])
-        posterior = posterior_of(one, self.opened.draws, rng)
+        posterior = posterior_of(one, self.opened.draws, forecast_rngs(self.seed)[0])
         free = () if one.free_until is None else (one.free_until,)
         predictions = Predictions(posterior, days(until, *free))
         table = pd.DataFrame() if predictions.hazard is None else predictions.progression(until)

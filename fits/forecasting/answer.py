@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from reinfuse.model.errors import ReinfuseError
 
 from .. import result_folder
+from ..cohort_terms import LONGEST_TIME
 from ..figures import patient_forecast as pictures
 from ..reopened import Reopened
 from ..results import observed
@@ -23,7 +24,7 @@ from . import words
 from .benefit import DRAWS, Benefit, benefit_of, options, reason_against
 from .earlier import KIND, Earlier
 from .patient import pose_patient, read_patient
-from .posterior import PatientPosterior, posterior_of
+from .posterior import PatientPosterior, forecast_rngs, posterior_of
 from .predictions import Predictions, days
 
 #: Shows a piece of work with its share done: title, total.
@@ -127,9 +128,9 @@ def forecast(
     """
     clock = clock or Clock()
     folder = result_folder.check(out, kind=KIND, force=force, passed_over=(UNFINISHED,))
-    if not until > 0:
-        raise ReinfuseError(f"--until is {until:g}; give a day after the infusion")
-    streams = [np.random.default_rng(each) for each in np.random.SeedSequence(seed).spawn(2)]
+    if not 0 < until <= LONGEST_TIME:
+        raise ReinfuseError(f"--until is {until:g}; give a day after the infusion, up to {LONGEST_TIME:g}")
+    streams = forecast_rngs(seed)
     with clock.part("opening"), progress("Opening the run", 1.0) as tick:
         opened_run = RunFolder.open(run_folder)
         opened_run.register_products()

@@ -203,9 +203,7 @@ def gains(outcomes: OutcomeTable, names: list[str], none: str, weights: dict[str
                 for frame in (paired.first, paired.second)
             )
             share = weight / max(first.size, 1)
-            parts.append(
-                pd.DataFrame({"patient": paired.patient, "world": world, "gain": first - second, "weight": share})
-            )
+            parts.append(pd.DataFrame({"draw": paired.draw, "world": world, "gain": first - second, "weight": share}))
         rows.append((name, STACKED, *_of(pd.concat(parts, ignore_index=True))))
         rows += [(name, world, *_of(part.assign(weight=1.0))) for world, part in zip(weights, parts, strict=True)]
     return pd.DataFrame(rows, columns=list(BENEFIT_COLUMNS))
@@ -216,16 +214,16 @@ def _of(rows: pd.DataFrame) -> tuple[float, ...]:
     rows = rows[rows["weight"] > 0]
     if rows.empty:
         return (0, *(float("nan"),) * 7)
-    gain, patient = rows["gain"].to_numpy(), rows["patient"].to_numpy()
+    gain, draw = rows["gain"].to_numpy(), rows["draw"].to_numpy()
     weight = rows["weight"].to_numpy() / rows["weight"].sum()
 
     def mean(values: Floats) -> tuple[float, float]:
         found = float(weight @ values)
-        _, place = np.unique(patient, return_inverse=True)
+        _, place = np.unique(draw, return_inverse=True)
         return found, float(np.sqrt((np.bincount(place, weights=weight * (values - found)) ** 2).sum()))
 
     better, better_error = mean((gain > 0).astype(np.float64))
     days, days_error = mean(gain)
     ends = weighted_quantiles(gain[:, None], weight[:, None], [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])[:, 0]
-    n = np.unique(patient).size
+    n = np.unique(draw).size
     return n, better, better_error, mean((gain < 0).astype(np.float64))[0], days, days_error, *ends

@@ -28,7 +28,8 @@ type Floats = NDArray[np.float64]
 
 LEVELS: Final = (0.50, 0.80, 0.95)
 TAILS: Final = tuple(end for level in LEVELS for end in (0.5 - level / 2, 0.5 + level / 2))  # of the intervals
-NOISES: Final = 16  # quantiles that stand for the residual
+#: Probabilities between whose neighbours a quantile stands for the residual: the closer, the further out.
+CELLS: Final = (1.0 - np.cos(np.linspace(0.0, np.pi, 49))) / 2.0
 DAILY: Final = 60.0  # days, every one of them in the table
 LATER: Final = 60  # days beyond, at most
 CURVE, MEASUREMENT = "curve", "measurement"
@@ -131,9 +132,9 @@ class Predictions:
         weights = np.where(np.isfinite(centre), self.weights, 0.0)
         centre = np.nan_to_num(centre)
         if measured:
-            noise = stdtrit(DEGREES, (np.arange(NOISES) + 0.5) / NOISES)
+            noise, share = stdtrit(DEGREES, (CELLS[1:] + CELLS[:-1]) / 2.0), np.diff(CELLS)
             centre = (centre[None] + sigma * noise[:, None, None]).reshape(-1, self.times.size)
-            weights = np.tile(weights, (NOISES, 1))
+            weights = (share[:, None, None] * weights).reshape(-1, self.times.size)
         found = weighted_quantiles(centre, weights, levels)
         return np.maximum(np.exp(found) - LOG_OFFSET.get(assay, 0.0), 0.0)
 

@@ -285,6 +285,12 @@ class TestRefused:
             forecast(run.path, newcomer[1][60], until=20.0, out=tmp_path / "o", progress=silent)
         assert not (tmp_path / "o").exists()
 
+    @pytest.mark.parametrize("until", [0.0, float("inf"), 1e9, float("nan")])
+    def test_a_day_that_is_none(self, run, newcomer, tmp_path, until):
+        with pytest.raises(ReinfuseError, match=r"--until is .*; give a day after the infusion, up to 36525"):
+            forecast(run.path, newcomer[1][14], until=until, out=tmp_path / "o", progress=silent)
+        assert not (tmp_path / "o").exists()
+
     def test_a_folder_of_something_else(self, run, newcomer, tmp_path):
         (tmp_path / "letter.txt").write_text("dear")
         with pytest.raises(ReinfuseError, match="holds other files"):

@@ -54,6 +54,7 @@ class TestApplication:
             subcommand = command.commands[name]
             assert subcommand.help, f"{name} has no help text"
             assert subcommand.epilog == NOTICE
+            assert re.search(rf"[Ee]xamples?:\s.*`reinfuse\s+{name}\b", subcommand.help, re.S), f"{name}: no example"
 
     @pytest.mark.parametrize(
         ("typed", "offered"), [(["re"], ["retreat", "report"]), (["fit", "--th"], ["--thin"]), (["fit", "--xy"], [])]

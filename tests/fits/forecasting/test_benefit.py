@@ -75,6 +75,17 @@ class TestGains:
         assert found.loc["stacked", "better_mc_error"] == pytest.approx(found.loc["on", "better_mc_error"])
         assert found.loc["stacked", "gain_mc_error"] == pytest.approx(found.loc["on", "gain_mc_error"])
 
+    def test_virtual_patients_of_one_draw_are_one_piece_of_evidence(self):
+        """The four patients twice over: nothing more is known."""
+
+        class Twice(Table):
+            def read(self, scenario, world, columns):
+                rows = super().read(scenario, world, columns)
+                return pd.concat([rows, rows.assign(patient=rows["patient"] + 4)], ignore_index=True)
+
+        once, twice = (gains(table, ["a"], "none", {"on": 1.0}).set_index("world") for table in (Table(), Twice()))
+        pd.testing.assert_frame_equal(once, twice)
+
 
 class TestOptions:
     def test_the_bundled_ones_have_a_comparator(self):

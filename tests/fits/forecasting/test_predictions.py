@@ -90,9 +90,10 @@ class TestForecast:
         found = Predictions(one, np.array([0.0, 20.0, 40.0]))
         centre, sigma = found.centre("sbcma")
         noise = np.random.default_rng(5).standard_t(DEGREES, 400_000)
-        wanted = np.exp(centre[4, 1] + sigma[4, 0] * np.quantile(noise, [0.1, 0.25, 0.5, 0.75, 0.9]))
-        ours = found.quantiles("sbcma", [0.1, 0.25, 0.5, 0.75, 0.9], measured=True)[:, 1]
-        np.testing.assert_allclose(ours, wanted, rtol=0.05)
+        levels = [0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975]
+        wanted = centre[4, 1] + sigma[4, 0] * np.quantile(noise, levels)
+        ours = np.log(found.quantiles("sbcma", levels, measured=True)[:, 1])
+        np.testing.assert_allclose(ours, wanted, atol=0.03 * sigma[4, 0])
 
     def test_a_measurement_is_one_without_progression_before(self, predictions):
         at = int(np.searchsorted(predictions.times, 300.0))
