@@ -4,6 +4,7 @@ import json
 import os
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -230,6 +231,38 @@ def test_the_hazard_is_that_of_the_likelihood():
         events += (rec.family[progression] == Family.EVENT).tolist()
     assert 30 < sum(events) < 110
     assert abs(sum(events) - sum(hazard)) < 3.5 * np.sqrt(sum(hazard))  # a martingale of that variance
+
+
+def standardised_scores(study, *, wrong: str = "", by: float = 0.0) -> dict[str, float]:
+    """Mean slope of the log-likelihood by each population value, in its standard errors, at the truth or beside it."""
+    rng, found, step = np.random.default_rng(78), [], 1e-4
+    for _ in range(60):
+        drawn = draw_cohort(study, rng)
+        made = Posterior(drawn.problem)
+        at = drawn.h + by * (np.array(labels(study)) == wrong)
+        theta = partial(_theta, made, drawn.b)
+        slope = loglik_and_gradient(theta(at), drawn.problem)[1]
+        shifts = step * np.eye(at.size)[: made.d]
+        found.append([float((slope * (theta(at + s) - theta(at - s))).sum()) / (2 * step) for s in shifts])
+    scores = np.array(found)
+    z = scores.mean(axis=0) / (scores.std(axis=0, ddof=1) / np.sqrt(len(scores)))
+    return dict(zip(labels(study), z.tolist(), strict=False))
+
+
+def _theta(made: Posterior, b, h):
+    return made.design.theta(h[: made.d], h[made.d + made.spreads :], b)
+
+
+def test_the_likelihood_is_flat_at_the_truth_on_average(study):
+    """The expected score is zero where the data come from the very density."""
+    z = standardised_scores(study)
+    assert len(z) > 20
+    assert max(map(abs, z.values())) < 4.5, z
+
+
+@pytest.mark.parametrize("wrong", ["dlt", "sigma_cart", "Sbg"])
+def test_it_is_not_beside_the_truth(wrong):
+    assert standardised_scores(Study(patients=6), wrong=wrong, by=0.3)[wrong] < -5.0
 
 
 def test_a_crossing_is_found_between_the_days():
