@@ -92,6 +92,7 @@ notebooks: env  ## the notebooks with their outputs, into docs/notebooks; some m
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python docs/notebook_pages.py
 
 docs: env  ## the documentation, into docs/_build/html; a warning is an error
+	$(BIN)/python docs/prior_tables.py
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 lock: env  ## compute requirements.lock anew from pyproject.toml (UPGRADE=--upgrade for newer versions)

@@ -1,4 +1,4 @@
-"""The pages on models of one's own run as they are written, from top to bottom, in an empty folder."""
+"""Pages on models of one's own run as they are written, in an empty folder; tables of priors are the model's."""
 
 import re
 import warnings
@@ -62,3 +62,14 @@ def test_the_page_of_prey_and_predators_runs(tmp_path, monkeypatch):
         low, high = np.quantile(draws.sel(parameter=name), [0.001, 0.999])
         assert low < row.median < high, name
     assert found["arms"]["benefit"].sel(arm="at once") > 0.5
+
+
+@pytest.mark.parametrize("options", ["real", "reference"])
+def test_the_tables_of_priors_are_those_of_the_model(options, monkeypatch):
+    """`make docs` writes them."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    from prior_tables import listed
+
+    page = (DOCS / "generated" / f"priors_{options}.md").read_text(encoding="utf-8")
+    assert page.endswith(f"\n\n{listed(options)}\n")
+    assert len(page.splitlines()) > 50

@@ -1,0 +1,32 @@
+"""Write the tables of parameters, priors and sources of `docs/priors.md`: part of `make docs`."""
+
+from fragments import table, write
+
+from reinfuse.model.parameters import Parameter
+from reinfuse.model.parameters import table as parameters
+
+HEAD = ("symbol", "what it is", "unit", "prior median", "prior sd", "sd between patients", "scale", "tag", "source")
+OPTIONS = ("real", "reference")
+
+
+def main() -> None:
+    """Write them."""
+    for options in OPTIONS:
+        write(f"priors_{options}", f"`reinfuse models bcma --options {options}` prints the same", listed(options))
+
+
+def listed(options: str) -> str:
+    """All parameters of a configuration."""
+    return table(HEAD, [row(one) for one in parameters(options).values()])
+
+
+def row(one: Parameter) -> tuple[str, ...]:
+    """A parameter in words; sds are on its scale."""
+    spread = f"{one.iiv:g}" if one.iiv else "–"
+    prior = f"{one.log_sd:g}" if one.log_sd else "fixed"
+    source = one.source.replace("|", "\\|")
+    return f"`{one.symbol}`", one.meaning, one.unit, f"{one.median:g}", prior, spread, one.transform, one.tag, source
+
+
+if __name__ == "__main__":
+    main()
