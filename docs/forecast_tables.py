@@ -20,9 +20,9 @@ def main() -> None:
     """Write them all."""
     folder = Path(sys.argv[1])
     found = folder / "calibration"
-    run = read_json(found / "run.json")
-    about = versions(run, "reinfuse", "numpy", "numba")
-    made = f"`make forecasts`, {date.today()}; {about}; {run['patients']} patients, each forecast by the others"
+    patients = read_json(found / "run.json")["patients"]
+    made = f"{made_by(found / 'run.json')}; {patients} patients, each forecast by the others"
+    one = made_by(folder / "day_90" / "run.json")
     tables = {
         name: pd.read_csv(found / f"{name}.csv")
         for name in ("measurements", "progression", "reliability", "draws", "own")
@@ -31,8 +31,10 @@ def main() -> None:
     write("forecast_progression", made, progression(tables["progression"]))
     write("forecast_reliability", made, reliability(tables["reliability"]))
     write("forecast_draws", made, draws(tables["draws"]) + "\n\n" + own(tables["own"]))
-    write("forecast_words", "A synthetic patient, as known on day 90", words(folder / "day_90"))
-    write("forecast_seconds", "Processor seconds of the forecast above", seconds(folder / "day_90" / "run.json"))
+    write("forecast_words", f"{one}; a synthetic patient, as known on day 90", words(folder / "day_90"))
+    write(
+        "forecast_seconds", f"{one}; processor seconds of the forecast above", seconds(folder / "day_90" / "run.json")
+    )
     for name in ("coverage", "reliability"):
         shutil.copy(found / "figures" / f"{name}.png", IMAGES / f"forecast_{name}.png")
     for name in ("assays", "progression", "benefit"):
@@ -135,6 +137,12 @@ def words(folder: Path) -> str:
     text = text.replace(f"the run {name}", "the run RUN")
     quoted = [line.replace("## ", "**") + "**" if line.startswith("## ") else line for line in text.splitlines()]
     return "\n".join(f"> {line}".rstrip() for line in quoted if not line.startswith("# "))
+
+
+def made_by(file: Path) -> str:
+    """The command behind a run.json, when it was written, and versions."""
+    written = date.fromtimestamp(file.stat().st_mtime)
+    return f"`make forecasts`, {written}; {versions(read_json(file), 'reinfuse', 'numpy', 'numba')}"
 
 
 def seconds(file: Path) -> str:
