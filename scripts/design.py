@@ -132,7 +132,6 @@ def compare(
     console
         Where to print.
     """
-    import numpy as np
     import pandas as pd
 
     from reinfuse.fits import result_folder
@@ -143,6 +142,7 @@ def compare(
     from reinfuse.fits.identification.records import Instrument
     from reinfuse.fits.reopened import Reopened
     from reinfuse.fits.run import POSTERIOR_FILE, RunFolder, sha256_of
+    from reinfuse.fits.streams import Stream, generators
     from reinfuse.fits.tasks import TaskFolder
 
     started = time.monotonic()
@@ -155,9 +155,7 @@ def compare(
     place = result_folder.prepare(out, kind=KIND, parts=PARTS, resume=resume, force=force)
     if opened is not None:
         variant = str(opened.run.provenance.get("variant", variant))
-    rng, patients_rng, draws_rng, resampling = (
-        np.random.default_rng(each) for each in np.random.SeedSequence(seed, spawn_key=(2**31 + 4,)).spawn(4)
-    )  # apart from virtual patients, numbered from 0
+    rng, patients_rng, draws_rng, resampling = generators(seed, Stream.DESIGN, 4)
     instrument = Instrument(pose_designs(file, variant=variant))
     if opened is None:
         knowledge = Knowledge.of_prior(instrument, populations, rng)

@@ -167,13 +167,12 @@ def retreat(
     console
         Where to print.
     """
-    import numpy as np
-
     from reinfuse.fits.retreatment import engine, folder
     from reinfuse.fits.retreatment.analysis import analyse
     from reinfuse.fits.retreatment.pictures import draw
     from reinfuse.fits.retreatment.scenarios import load
     from reinfuse.fits.run import RunFolder
+    from reinfuse.fits.streams import Stream, generator
 
     started = time.monotonic()
     fitted = None if run is None else RunFolder.open(run)
@@ -204,7 +203,7 @@ def retreat(
                 progress=tick,
             )
         simulated = time.monotonic()
-        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2**31,)))
+        rng = generator(seed, Stream.TABLES)
         with progress("Tables", 1.0) as tick:
             found = analyse(experiment, file, population, rng=rng, seed=seed, explain=explain, progress=tick)
         if weighed:

@@ -309,13 +309,12 @@ def _worlds(known: Any, names: list[str]) -> tuple[Any, ...]:
 def _inputs(
     run: "RunFolder | None", cohort: Path | None, file: Any, spread: Spread, options: Options, draws: int, seed: int
 ) -> "tuple[Inputs, SampledPopulation | None, Any]":
-    import numpy as np
-
     from reinfuse.fits.retreatment.virtual_patients import from_prior, from_run
     from reinfuse.fits.sensitivity.inputs import TABULATED, from_cohort, from_population
+    from reinfuse.fits.streams import Stream, generators
 
     extinction = file.settings.extinction
-    rng, other = (np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2**31 + 3, i))) for i in range(2))
+    rng, other = generators(seed, Stream.SENSITIVITY, 2)
     if cohort is not None:
         return from_cohort(cohort, options=options.value, rng=rng, extinction=extinction), None, options.value
     products = [file.product(name) for name in file.product_names]

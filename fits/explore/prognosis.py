@@ -11,10 +11,11 @@ import pandas as pd
 
 from ..forecasting.answer import doubts_of_run
 from ..forecasting.patient import pose_patient, read_patient
-from ..forecasting.posterior import forecast_rngs, posterior_of
+from ..forecasting.posterior import posterior_of
 from ..forecasting.predictions import Predictions, days
 from ..reopened import Reopened
 from ..run import RunFolder
+from ..streams import Stream, generators
 
 #: Days from the latest known one that are forecast.
 AHEAD: Final = 365.0
@@ -80,7 +81,8 @@ class Forecasts:
         words = [f"By {one.rows} records until day {one.last_day:g}."]
         if one.progressed_on is not None:
             return Prognosis(pd.DataFrame(), until, [f"{patient} progressed on day {one.progressed_on:g}.", *words])
-        posterior = posterior_of(one, self.opened.draws, forecast_rngs(self.seed)[0])
+        for_patient, _ = generators(self.seed, Stream.FORECAST, 2)
+        posterior = posterior_of(one, self.opened.draws, for_patient)
         free = () if one.free_until is None else (one.free_until,)
         predictions = Predictions(posterior, days(until, *free))
         table = pd.DataFrame() if predictions.hazard is None else predictions.progression(until)

@@ -20,11 +20,12 @@ from ..reopened import Reopened
 from ..results import observed
 from ..retreatment.engine import NobodyProgressed
 from ..run import RunFolder
+from ..streams import Stream, generators
 from . import words
 from .benefit import DRAWS, Benefit, benefit_of, options, reason_against
 from .earlier import KIND, Earlier
 from .patient import pose_patient, read_patient
-from .posterior import PatientPosterior, forecast_rngs, posterior_of
+from .posterior import PatientPosterior, posterior_of
 from .predictions import Predictions, days
 
 #: Shows a piece of work with its share done: title, total.
@@ -130,7 +131,7 @@ def forecast(
     folder = result_folder.check(out, kind=KIND, force=force, passed_over=(UNFINISHED,))
     if not 0 < until <= LONGEST_TIME:
         raise ReinfuseError(f"--until is {until:g}; give a day after the infusion, up to {LONGEST_TIME:g}")
-    streams = forecast_rngs(seed)
+    for_patient, for_population = generators(seed, Stream.FORECAST, 2)
     with clock.part("opening"), progress("Opening the run", 1.0) as tick:
         opened_run = RunFolder.open(run_folder)
         opened_run.register_products()
@@ -146,7 +147,7 @@ def forecast(
             "later day"
         )
     with clock.part("posterior"), progress("The patient's posterior", 1.0) as tick:
-        posterior = posterior_of(posed, opened.draws, streams[0], cores=cores, tick=tick)
+        posterior = posterior_of(posed, opened.draws, for_patient, cores=cores, tick=tick)
     with clock.part("predictions"), progress("Predictions", 1.0) as tick:
         known = [day for day in (posed.free_until,) if day is not None]
         predictions = Predictions(posterior, days(until, *known))
@@ -161,7 +162,7 @@ def forecast(
     if not why_not:
         folder.mkdir(parents=True, exist_ok=True)
         with clock.part("benefit"), progress("Options after progression", 1.0) as tick:
-            found = _laboratory(posterior, opened_run, file, none, streams[1], seed, folder, draws, tick)
+            found = _laboratory(posterior, opened_run, file, none, for_population, seed, folder, draws, tick)
     if found is not None:
         tables["benefit"] = found.table
     elif not why_not:

@@ -151,12 +151,6 @@ class Integral:
     variance: Floats
 
 
-def forecast_rngs(seed: int) -> tuple[np.random.Generator, np.random.Generator]:
-    """Of a patient's posterior, and of the laboratory's population: apart from its patients, numbered from 0."""
-    first, second = np.random.SeedSequence(seed, spawn_key=(2**31 + 2,)).spawn(2)
-    return np.random.default_rng(first), np.random.default_rng(second)
-
-
 def posterior_of(
     patient: NewPatient,
     draws: Draws,

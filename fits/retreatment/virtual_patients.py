@@ -34,6 +34,7 @@ from reinfuse.model.parameters import (
 from reinfuse.model.products import Product
 
 from ..run import RunFolder
+from ..streams import Stream, generator
 from .mechanisms import BETTER, FAVOURABLE_SCORE, MECHANISMS, Mechanism
 
 if TYPE_CHECKING:
@@ -274,8 +275,8 @@ class SampledPopulation:
 
 
 def population_rng(seed: int) -> np.random.Generator:
-    """Of the draws of an experiment's population: apart from those of its patients, which are numbered from 0."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2**31 + 1,)))
+    """Of the draws of an experiment's population."""
+    return generator(seed, Stream.POPULATION)
 
 
 def from_prior(

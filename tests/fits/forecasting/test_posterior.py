@@ -8,7 +8,7 @@ from scipy.special import logsumexp, ndtri
 from scipy.stats import chi2, kstest
 
 from reinfuse.fits.forecasting import posterior as sampler
-from reinfuse.fits.forecasting.posterior import PatientPosterior, at_populations, forecast_rngs, posterior_of
+from reinfuse.fits.forecasting.posterior import PatientPosterior, at_populations, posterior_of
 
 from .patients import drawn, patient, populations, simulated, without_data
 
@@ -60,11 +60,6 @@ def cases(one_infusion):
             found = posterior_of(patient(problem), draws, rng)
             out.append((found, b / np.exp(truth[log_sd]), found.deviation / np.exp(h[:, log_sd])))
     return out
-
-
-def test_streams_are_not_those_of_the_laboratorys_patients():
-    blocks = {np.random.default_rng(np.random.SeedSequence(7, spawn_key=(k,))).integers(2**63) for k in range(100)}
-    assert not blocks & {rng.integers(2**63) for rng in forecast_rngs(7)}
 
 
 class TestNoData:
