@@ -7,11 +7,10 @@
 
 import shutil
 import sys
-from datetime import date
 from pathlib import Path
 
 import pandas as pd
-from fragments import IMAGES, read_json, table, versions, write
+from fragments import IMAGES, made_by, read_json, table, write
 
 ASSAYS = {"transgene": "transgene", "cart": "CAR+ cells", "sbcma": "sBCMA", "mprotein": "M-protein"}
 
@@ -21,8 +20,8 @@ def main() -> None:
     folder = Path(sys.argv[1])
     found = folder / "calibration"
     patients = read_json(found / "run.json")["patients"]
-    made = f"{made_by(found / 'run.json')}; {patients} patients, each forecast by the others"
-    one = made_by(folder / "day_90" / "run.json")
+    made = f"{made_by('forecasts', found / 'run.json', 'numba')}; {patients} patients, each forecast by the others"
+    one = made_by("forecasts", folder / "day_90" / "run.json", "numba")
     tables = {
         name: pd.read_csv(found / f"{name}.csv")
         for name in ("measurements", "progression", "reliability", "draws", "own")
@@ -137,12 +136,6 @@ def words(folder: Path) -> str:
     text = text.replace(f"the run {name}", "the run RUN")
     quoted = [line.replace("## ", "**") + "**" if line.startswith("## ") else line for line in text.splitlines()]
     return "\n".join(f"> {line}".rstrip() for line in quoted if not line.startswith("# "))
-
-
-def made_by(file: Path) -> str:
-    """The command behind a run.json, when it was written, and versions."""
-    written = date.fromtimestamp(file.stat().st_mtime)
-    return f"`make forecasts`, {written}; {versions(read_json(file), 'reinfuse', 'numpy', 'numba')}"
 
 
 def seconds(file: Path) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,12 @@ def read_json(file: Path) -> dict[str, Any]:
     """A run.json or the like."""
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return found
+
+
+def made_by(command: str, file: Path, *packages: str) -> str:
+    """The command behind a run.json, the day on which it was written, and versions."""
+    written = date.fromtimestamp(file.stat().st_mtime)
+    return f"`make {command}`, {written}; {versions(read_json(file), 'reinfuse', 'numpy', *packages)}"
 
 
 def versions(run: dict[str, Any], *names: str) -> str:

@@ -6,11 +6,10 @@
 
 import shutil
 import sys
-from datetime import date
 from pathlib import Path
 
 import pandas as pd
-from fragments import IMAGES, read_json, share, table, versions, write
+from fragments import IMAGES, made_by, read_json, share, table, write
 
 PICTURES = {"information": 0, "ellipses": 0, "profiles": 0, "tornado": 0, "designs": 1}
 DIRECTIONS = 10
@@ -22,8 +21,7 @@ def main() -> None:
     folders = [Path(argument) for argument in sys.argv[1:3]]
     identified, designed = folders
     runs = [read_json(folder / "run.json") for folder in folders]
-    about = versions(runs[0], "reinfuse", "numpy", "scipy", "numba")
-    made = f"`make identifiability`, {date.today()}; {about}; seed {runs[0]['seed']}"
+    made = f"{made_by('identifiability', identified / 'run.json', 'scipy', 'numba')}; seed {runs[0]['seed']}"
     parameters = pd.read_csv(identified / "identifiability.csv", keep_default_na=False, na_values=[""])
     write("identify_parameters", f"{made}; {runs[0]['draws']} draws", knowledge(parameters))
     write("identify_expected", made, agreement(parameters))

@@ -6,11 +6,10 @@
 
 import shutil
 import sys
-from datetime import date
 from pathlib import Path
 
 import pandas as pd
-from fragments import IMAGES, read_json, table, versions, write
+from fragments import IMAGES, made_by, read_json, table, write
 
 PICTURES = ("anchor", "pfs_by_group", "pfs_by_scenario", "waterfall", "trajectories", "virtual_trials", "swimmer")
 MEASURES = ("ORR", ">=VGPR", "CR", "MRD-negative 1e-5", "PFS median", "PFS at 24 months")
@@ -20,8 +19,8 @@ def main() -> None:
     """Write them all."""
     folder = Path(sys.argv[1])
     run = read_json(folder / "run.json")
-    about = versions(run, "reinfuse", "numpy", "numba")
-    made = f"`make retreatment`, {date.today()}; {about}; {run['source']}; {run['patients']:,} virtual patients per arm"
+    about = made_by("retreatment", folder / "run.json", "numba")
+    made = f"{about}; {run['source']}; {run['patients']:,} virtual patients per arm"
     write("retreat_summary", made, summary(pd.read_csv(folder / "summary.csv")))
     write("retreat_anchor", made, anchor(pd.read_csv(folder / "anchor.csv")))
     write("retreat_published", made, published(pd.read_csv(folder / "published.csv")))

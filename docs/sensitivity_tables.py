@@ -6,11 +6,10 @@
 
 import shutil
 import sys
-from datetime import date
 from pathlib import Path
 
 import pandas as pd
-from fragments import IMAGES, read_json, versions, write
+from fragments import IMAGES, made_by, read_json, write
 
 PICTURES = ("ranked_pfs1", "heat_map", "over_time_transgene", "over_time_burden", "convergence_pfs1")
 SHOWN = 6
@@ -20,8 +19,8 @@ def main() -> None:
     """Write them all."""
     folder = Path(sys.argv[1])
     run = read_json(folder / "run.json")
-    about = versions(run, "reinfuse", "numpy", "numba")
-    made = f"`make sensitivity`, {date.today()}; {about}; {run['source']}; {run['method']}, {run['runs']:,} runs"
+    about = made_by("sensitivity", folder / "run.json", "numba")
+    made = f"{about}; {run['source']}; {run['method']}, {run['runs']:,} runs"
     indices = pd.read_csv(folder / "indices.csv")
     write("sensitivity_indices", made, table(indices[~indices["outcome"].str.contains("@")]))
     write("sensitivity_words", made, "\n".join(f"- {sentence}" for sentence in run["words"]))
