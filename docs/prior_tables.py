@@ -12,7 +12,11 @@ OPTIONS = ("real", "reference")
 def main() -> None:
     """Write them."""
     for options in OPTIONS:
-        write(f"priors_{options}", f"`reinfuse models bcma --options {options}` prints the same", listed(options))
+        write(
+            f"priors_{options}",
+            f"`reinfuse models bcma --options {options}` prints these, without the sources",
+            listed(options),
+        )
 
 
 def listed(options: str) -> str:

@@ -33,7 +33,7 @@ _NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 _BEYOND = re.compile(r"([<≤>≥])\s*=?\s*(.+)")
 _NOT_FOUND = re.compile(
-    r"[<≤]?\s*(ll?oq|ll?od|blq|bql|blod|n\.?\s?d\.?|neg\.?|negative?|not detected|undetectable)", re.IGNORECASE
+    r"[<≤]?\s*(b?ll?o[qd]|blq|bql|n\.?\s?d\.?|neg\.?|negative?|not detected|undetectable)", re.IGNORECASE
 )
 _UNIT = re.compile(r"\s*[(\[/_].*")  # as in TIME (days), DV [ng/mL]
 _TITLE_ROWS = 10  # in which the header is looked for
