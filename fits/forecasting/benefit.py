@@ -2,7 +2,8 @@
 
 Every virtual patient is one draw of the patient. Those who progress are given every option of a scenario file, in
 every world, with the same luck; each option is set against none, draw by draw. Time is counted from the day of
-progression and to a horizon, so that waiting for a treatment is not a gain.
+progression to a horizon, the wait for a treatment included, as if it were free of progression: options that wait
+differently are not to be compared by it. Who dies before the infusion is left out of both arms.
 """
 
 from collections.abc import Callable

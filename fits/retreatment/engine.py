@@ -279,6 +279,12 @@ def caveats(
             "Death from myeloma is not in the model, and a tumour at its carrying capacity cannot progress "
             "any more: the later part of the comparator without a second infusion is too good."
         )
+    if len({(scenario.days_after_progression, scenario.wait_and_see) for scenario in file.scenarios}) > 1:
+        said.append(
+            "Some arms wait longer than others. Contrasts, choices and the best arm count second PFS from each arm's "
+            "own infusion, in patients infused in both arms: waiting costs nothing there, nor who dies or is never "
+            "infused meanwhile. They do not say when to infuse."
+        )
     if any(scenario.bispecific for scenario in file.scenarios):
         said.append(
             "The bispecific antibody is a killing rate times the fitness of the host's T cells, set so that responses "

@@ -284,6 +284,13 @@ def test_worlds_that_are_bounds_are_named_with_whether_they_count(run):
     assert not any("Bounds" in each for each in run(HEAD, toy_population(), patients=5).caveats)
 
 
+@pytest.mark.parametrize(("days", "told"), [(60, False), (61, True)])
+def test_arms_that_wait_differently_are_said_to(run, days, told):
+    arm = '[[scenario]]\nname = "{0}"\nfirst.product = "ide-cel"\nsecond.product = "cilta-cel"\n'
+    text = arm.format("soon") + arm.format("later") + f"second.days_after_progression = {days}\n"
+    assert any("do not say when to infuse" in each for each in run(text, toy_population(), patients=5).caveats) == told
+
+
 def test_caveats_say_what_the_figures_rest_on(run, experiment):
     said = " ".join(experiment.caveats)
     for words in (
