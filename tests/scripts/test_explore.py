@@ -1,5 +1,6 @@
 """`reinfuse explore`: the same numbers as `reinfuse retreat`, and the page in a real browser."""
 
+import json
 import os
 import shlex
 import subprocess
@@ -15,8 +16,10 @@ from rich.console import Console
 
 from reinfuse.fits.diagnosis.vpc import Vpc
 from reinfuse.fits.explore import plots
+from reinfuse.fits.explore.page import Page
 from reinfuse.fits.explore.prognosis import Forecasts
 from reinfuse.fits.explore.second_infusion import ARMS, PATIENTS, SCENARIO_FILE, SECOND, Choice, Laboratory
+from reinfuse.fits.explore.views import Views
 from reinfuse.fits.forecasting.answer import forecast
 from reinfuse.model.errors import ReinfuseError
 from reinfuse.model.notice import NOTICE
@@ -136,6 +139,16 @@ def test_the_forecast_of_the_page_is_that_of_the_command_line(run, tmp_path):
     assert (shown.table["probability"].diff()[1:] >= 0).all()
     traces = plots.prognosis(shown.table)["data"]
     np.testing.assert_array_equal(traces[-1]["y"], shown.table["probability"])
+
+
+def test_indices_stand_above_the_command_that_made_them(run, laboratory, tmp_path):
+    folder, command = tmp_path / "gsa", "reinfuse sensitivity --prior --outcome pfs1 --method sobol --out gsa"
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"command": command}))
+    row = {"outcome": "pfs1", "index": "total", "parameter": "rho", "value": 0.5, "lower": 0.4, "upper": 0.6}
+    pd.DataFrame([row]).to_csv(folder / "indices.csv", index=False)
+    page = Page(views=Views(run, 1, folder), laboratory=laboratory, run="run")
+    assert command in json.dumps(page.sensitivity(), default=lambda part: part.to_plotly_json())
 
 
 @pytest.mark.parametrize(
