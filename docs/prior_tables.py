@@ -5,7 +5,7 @@ from fragments import table, write
 from reinfuse.model.parameters import Parameter
 from reinfuse.model.parameters import table as parameters
 
-HEAD = ("symbol", "what it is", "unit", "prior median", "prior sd", "sd between patients", "scale", "tag", "source")
+HEAD = ("parameter", "prior median, sd", "between patients", "tag", "source")
 OPTIONS = ("real", "reference")
 
 
@@ -26,10 +26,11 @@ def listed(options: str) -> str:
 
 def row(one: Parameter) -> tuple[str, ...]:
     """A parameter in words; sds are on its scale."""
+    unit = "" if one.unit == "-" else f", {one.unit}"
+    prior = f"{one.log_sd:g} ({one.transform})" if one.log_sd else "fixed"
     spread = f"{one.iiv:g}" if one.iiv else "–"
-    prior = f"{one.log_sd:g}" if one.log_sd else "fixed"
-    source = one.source.replace("|", "\\|")
-    return f"`{one.symbol}`", one.meaning, one.unit, f"{one.median:g}", prior, spread, one.transform, one.tag, source
+    source = one.source.removeprefix(one.tag).lstrip(":; ").replace("|", "\\|")
+    return f"`{one.symbol}` {one.meaning}{unit}", f"{one.median:g}, {prior}", spread, one.tag, source or "–"
 
 
 if __name__ == "__main__":
